@@ -1,0 +1,36 @@
+"""Strictness and shared fixtures for every test."""
+
+import os
+
+# Before jax is imported anywhere: eight simulated devices, no accelerator, quiet logs.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+_flags = os.environ.get("XLA_FLAGS", "")
+if "xla_force_host_platform_device_count" not in _flags:
+    os.environ["XLA_FLAGS"] = f"{_flags} --xla_force_host_platform_device_count=8".strip()
+
+from pathlib import Path  # noqa: E402
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and golden numbers; its absence skips the test, saying so."""
+    folder = Path(os.environ.get("MT0_SHARED", REPOSITORY.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"MT0_SHARED: no folder at {folder}; set MT0_SHARED to run this test")
+    return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def golden(shared) -> Path:
+    """Numbers that stock T5X, HF, SeqIO and Megatron produced."""
+    return shared / "golden"
