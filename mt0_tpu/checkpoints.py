@@ -1,0 +1,317 @@
+"""Checkpoints of our own runs: Orbax, asynchronous, sharded, with the loader's position.
+
+MODEL_DIR/checkpoints/<step>/{state,position}. A checkpoint's folder appears under its final
+name only when it is whole; what a crash leaves behind has another name and is never read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from mt0_tpu.errors import UserError
+from mt0_tpu.train_state import TrainState
+
+FOLDER = "checkpoints"
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When to save and what to keep.
+
+    Attributes:
+      save_every_steps: T5X's `period`.
+      keep_last: how many of the latest stay; None keeps all.
+      keep_every_steps: steps that divide by it stay for good; None for no such step.
+      keep_best_metric: name of a teacher-forced eval metric; the checkpoint that has the best
+        stays ('accuracy' is best when high, everything else when low). None to keep none.
+    """
+
+    save_every_steps: int = 1000
+    keep_last: int | None = 2
+    keep_every_steps: int | None = None
+    keep_best_metric: str | None = None
+
+    def __post_init__(self):
+        for name in ("save_every_steps", "keep_last", "keep_every_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"CheckpointConfig.{name} is {value}; write 1 or more, or None")
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a run starts from: kind is 'resume', 'initial' or 'scratch'."""
+
+    kind: str
+    path: str | None = None
+    step: int = 0
+
+    def __str__(self) -> str:
+        if self.kind == "scratch":
+            return "freshly drawn parameters"
+        return f"step {self.step} of {self.path}"
+
+
+def steps_of(model_dir: str | Path) -> list[int]:
+    """Returns the steps of the whole checkpoints of a run, in order."""
+    folder = Path(model_dir) / FOLDER
+    if not folder.is_dir():
+        return []
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir())
+
+
+def _locate(path: str) -> tuple[Path, int]:
+    """Returns (MODEL_DIR, step) for a run folder, its checkpoints folder or one checkpoint."""
+    given = Path(os.path.abspath(path))
+    if given.name.isdigit() and given.parent.name == FOLDER:
+        if not (given / "state").is_dir():
+            raise UserError(f"no checkpoint at {path}: it has no folder 'state'")
+        return given.parent.parent, int(given.name)
+    folder = given.parent if given.name == FOLDER else given
+    steps = steps_of(folder)
+    if steps:
+        return folder, steps[-1]
+    raise UserError(_unreadable(given))
+
+
+def _unreadable(path: Path) -> str:
+    if not path.exists():
+        return f"no checkpoint at {path}: the folder does not exist"
+    found = {
+        "a T5X checkpoint": (path / "checkpoint").exists(),
+        "a T5X Orbax checkpoint": (path / "state" / "manifest.ocdbt").exists(),
+        "a Hugging Face folder": (path / "config.json").exists(),
+    }
+    for kind, is_it in found.items():
+        if is_it:
+            return (
+                f"{path} is {kind}; this version starts from its own runs only: "
+                "give a MODEL_DIR or MODEL_DIR/checkpoints/<step>"
+            )
+    return f"no checkpoint at {path}: give a MODEL_DIR or MODEL_DIR/checkpoints/<step>"
+
+
+def find_start(model_dir: str, initial_checkpoint_path: str | None, from_scratch: bool) -> Start:
+    """Decides what a run starts from, in this order.
+
+    1. the latest checkpoint of MODEL_DIR, 2. INITIAL_CHECKPOINT_PATH, 3. scratch, when asked.
+    """
+    steps = steps_of(model_dir)
+    if steps:
+        return Start("resume", str(model_dir), steps[-1])
+    if initial_checkpoint_path:
+        if from_scratch:
+            raise UserError(
+                "from_scratch is set and INITIAL_CHECKPOINT_PATH is "
+                f"{initial_checkpoint_path!r}; give one of them"
+            )
+        folder, step = _locate(initial_checkpoint_path)
+        return Start("initial", str(folder), step)
+    if from_scratch:
+        return Start("scratch")
+    raise UserError(
+        f"nothing to start from: MODEL_DIR {model_dir} has no checkpoint and "
+        "INITIAL_CHECKPOINT_PATH is not set; set it, or train.from_scratch = True"
+    )
+
+
+def check_model_dir(model_dir: str, state_bytes: int) -> None:
+    """Raises UserError unless MODEL_DIR can be written and holds one more checkpoint."""
+    folder = Path(model_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.write_bytes(b"x")
+        probe.unlink()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise UserError(
+            f"MODEL_DIR {model_dir} cannot be written ({error.strerror}); name a folder you own"
+        ) from None
+    if free < state_bytes:
+        raise UserError(
+            f"MODEL_DIR {model_dir} has {free / 2**30:.2f} GiB free and one checkpoint needs "
+            f"{state_bytes / 2**30:.2f} GiB; free some space or name another folder"
+        )
+
+
+def _handlers() -> dict[str, Any]:
+    return {"state": ocp.PyTreeCheckpointHandler(), "position": ocp.JsonCheckpointHandler()}
+
+
+def _flat_shapes(tree) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        "/".join(str(getattr(k, "key", getattr(k, "name", k))) for k in path): tuple(leaf.shape)
+        for path, leaf in leaves
+        if leaf is not None
+    }
+
+
+def check_shapes(expected, found, where: str) -> None:
+    """Raises UserError listing path, expected and found of every leaf that does not fit."""
+    want, have = _flat_shapes(expected), _flat_shapes(found)
+    wrong = [
+        f"{path}: expected {want.get(path, 'nothing')}, found {have.get(path, 'nothing')}"
+        for path in sorted(want.keys() | have.keys())
+        if want.get(path) != have.get(path)
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 6} more" if len(wrong) > 6 else ""
+        raise UserError(
+            f"checkpoint {where} does not fit the model: {'; '.join(wrong[:6])}{more}; "
+            "use the model gin it was trained with, or another MODEL_DIR"
+        )
+
+
+class Checkpointer:
+    """Saves and restores the checkpoints of one MODEL_DIR."""
+
+    def __init__(self, model_dir: str, config: CheckpointConfig, read_only: bool = False):
+        # Orbax logs a dozen lines a save and warns of its own defaults.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self._folder = Path(os.path.abspath(model_dir)) / FOLDER
+        keep = [policies.LatestN(config.keep_last)]
+        if config.keep_every_steps:
+            keep.append(policies.EveryNSteps(config.keep_every_steps))
+        metric = config.keep_best_metric
+        if metric:
+            best = policies.BestN(
+                get_metric_fn=lambda metrics: metrics[metric],
+                reverse=metric != "accuracy",
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            )
+            keep.append(best)
+        options = ocp.CheckpointManagerOptions(
+            create=not read_only,
+            read_only=read_only,
+            preservation_policy=policies.AnyPreservationPolicy(keep),
+            cleanup_tmp_directories=not read_only,
+        )
+        self._manager = ocp.CheckpointManager(
+            self._folder, options=options, item_handlers=_handlers()
+        )
+
+    def save(self, state: TrainState, position: dict, metrics: dict | None = None) -> None:
+        """Starts saving; the arrays are copied off the devices before this returns.
+
+        Raises UserError where the disk is full or MODEL_DIR has gone.
+        """
+        items = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(
+                {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+            ),
+            position=ocp.args.JsonSave(position),
+        )
+        step = int(state.step)
+        self._guard(lambda: self._manager.save(step, args=items, metrics=metrics, force=True))
+
+    def wait(self) -> None:
+        """Returns when the last save is whole on disk."""
+        self._guard(self._manager.wait_until_finished)
+
+    def close(self) -> None:
+        """Waits for the last save and lets go of the folder."""
+        self._guard(self._manager.close)
+
+    def _guard(self, action) -> None:
+        try:
+            action()
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            if isinstance(error, OSError) or "RESOURCE_EXHAUSTED" in text or "No space" in text:
+                steps = steps_of(self._folder.parent)
+                last = f"the last good one is step {steps[-1]}" if steps else "there is none yet"
+                reason = getattr(error, "strerror", None) or text.splitlines()[0][:200]
+                raise UserError(
+                    f"a checkpoint could not be written to {self._folder} ({reason}); {last}; "
+                    "free some space and run the same command again"
+                ) from error
+            raise
+
+    def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict]:
+        """Returns (state, position) of a step, placed as the abstract leaves' shardings say."""
+        item = {
+            "step": abstract.step,
+            "params": abstract.params,
+            "opt_state": abstract.opt_state,
+        }
+        saved = self._manager.item_metadata(step)["state"].tree
+        check_shapes(item, saved, str(self._folder / str(step)))
+        arguments = ocp.args.Composite(
+            state=ocp.args.PyTreeRestore(
+                item=item, restore_args=ocp.checkpoint_utils.construct_restore_args(item)
+            ),
+            position=ocp.args.JsonRestore(),
+        )
+        restored = self._manager.restore(step, args=arguments)
+        return TrainState(**restored["state"]), restored["position"]
+
+    def restore_params(self, step: int, abstract_params):
+        """Returns the parameters of a step alone."""
+        saved = self._manager.item_metadata(step)["state"].tree
+        check_shapes(abstract_params, saved["params"], str(self._folder / str(step)))
+        item = {"params": abstract_params}
+        arguments = ocp.args.Composite(
+            state=ocp.args.PyTreeRestore(
+                item=item,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+                partial_restore=True,
+            )
+        )
+        return self._manager.restore(step, args=arguments)["state"]["params"]
+
+
+def checkpoint_step(path: str) -> int:
+    """Returns the step that restore_params would read from this path."""
+    return _locate(path)[1]
+
+
+def restore_params(path: str, model_config, mesh=None):
+    """Returns the parameters at a MODEL_DIR (its latest) or one of its checkpoints.
+
+    Args:
+      model_config: T5Config of the network the checkpoint must fit.
+      mesh: where to lay them; None for the first device.
+    """
+    from mt0_tpu import partitioning, train_state
+    from mt0_tpu.models.t5 import T5
+
+    folder, step = _locate(path)
+    model = T5(model_config)
+    shapes = jax.eval_shape(lambda: train_state.init_params(model, 0))
+    if mesh is None:
+        where = jax.tree.map(
+            lambda _: jax.sharding.SingleDeviceSharding(jax.local_devices()[0]), shapes
+        )
+    else:
+        where = partitioning.shardings(train_state.parameter_axes(model), shapes, mesh)
+    abstract = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        where,
+    )
+    checkpointer = Checkpointer(str(folder), CheckpointConfig(keep_last=None), read_only=True)
+    try:
+        return checkpointer.restore_params(step, abstract)
+    finally:
+        checkpointer.close()
+
+
+def state_bytes(abstract: TrainState) -> int:
+    """Returns the size of a checkpoint of this state, uncompressed."""
+    return sum(
+        int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+        for leaf in jax.tree.leaves(abstract)
+    )

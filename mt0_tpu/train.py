@@ -1,0 +1,345 @@
+"""The training job: from a configuration to a run folder, read downwards.
+
+The loop's order matters. A step is dispatched, then the metrics of the step before are read,
+so that the host never waits for the device it has just fed. Before a save everything pending
+is read, so that parameters, the loader's position and the metric sums saved together belong
+to the same step: killed anywhere, the run continues bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from mt0_tpu import checkpoints, distributed, losses, partitioning, progress, train_state
+from mt0_tpu import train_step as steps
+from mt0_tpu.checkpoints import CheckpointConfig, Checkpointer, Start
+from mt0_tpu.data import batches
+from mt0_tpu.data.dataset_config import DatasetConfig
+from mt0_tpu.errors import UserError
+from mt0_tpu.models.t5 import T5, T5Config
+from mt0_tpu.optimizers import Adafactor, AdamW
+from mt0_tpu.partitioning import MeshConfig
+from mt0_tpu.schedules import LearningRate
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSummary:
+    """How a run ended: the absolute step, the last metrics logged, seconds this process took."""
+
+    model_dir: str
+    step: int
+    metrics: dict[str, float]
+    seconds: float
+
+
+def train(
+    model_dir: str,
+    model: T5Config,
+    train_dataset: DatasetConfig,
+    total_steps: int,
+    train_eval_dataset: DatasetConfig | None = None,
+    relative_steps: int | None = None,
+    initial_checkpoint_path: str | None = None,
+    restore_optimizer_state: bool = True,
+    from_scratch: bool = False,
+    loss: losses.LossConfig = losses.LossConfig(),
+    optimizer: Adafactor | AdamW = Adafactor(),
+    learning_rate: LearningRate = LearningRate(),
+    mesh: MeshConfig = MeshConfig(),
+    num_microbatches: int | None = None,
+    checkpoint: CheckpointConfig = CheckpointConfig(),
+    eval_period: int = 1000,
+    eval_steps: int = 20,
+    log_every_steps: int = 100,
+    random_seed: int = 0,
+    config_text: str = "",
+) -> TrainSummary:
+    """Trains until the step asked for; run again, it continues where it was.
+
+    Args:
+      model_dir: the run folder; its latest checkpoint wins over initial_checkpoint_path.
+      total_steps: absolute, pretraining steps included (T5X's TRAIN_STEPS).
+      relative_steps: steps on top of the starting checkpoint's; wins over total_steps.
+      restore_optimizer_state: of initial_checkpoint_path; False starts it afresh.
+      from_scratch: allows drawing parameters where there is nothing to start from.
+      num_microbatches: pieces a batch is cut into; None, 0 and 1 mean one.
+      eval_period, eval_steps: teacher-forced evaluation: every so many steps, batches each.
+      log_every_steps: steps that one line of metrics.jsonl covers.
+      config_text: what config.gin shall say.
+
+    Raises:
+      UserError: for what can be told before a step is run, and for a loss that is not finite.
+    """
+    began = time.monotonic()
+    distributed.initialize()
+    leader = jax.process_index() == 0
+    line = progress.ProgressLine(stream=sys.stderr if leader else open(os.devnull, "w"))
+    say = line.say
+
+    # Configuration, start and folder: all that can be refused is refused here.
+    microbatches = num_microbatches or 1
+    start = checkpoints.find_start(model_dir, initial_checkpoint_path, from_scratch)
+    device_mesh = partitioning.make_mesh(mesh)
+    partitioning.check_batch_size(train_dataset.batch_size, device_mesh, microbatches)
+    network = T5(model)
+    shapes, axes = train_state.abstract_state(network, optimizer)
+    checkpoints.check_model_dir(model_dir, checkpoints.state_bytes(shapes))
+
+    # Data: cached by a child process where it is missing, so that TensorFlow stays out of here.
+    datasets = [train_dataset] + ([train_eval_dataset] if train_eval_dataset else [])
+    if leader:
+        for dataset in datasets:
+            _ensure_cached(dataset, say)
+    distributed.barrier("cached")
+    sources = batches.open_sources(train_dataset)
+    eval_sources = batches.open_sources(train_eval_dataset) if train_eval_dataset else None
+    for opened in (sources, eval_sources):
+        if opened is not None:
+            batches.check_vocabulary(opened, model.vocab_size)
+
+    # State: the start rule has decided; what happens to the optimizer state is said aloud.
+    where = partitioning.shardings(axes, shapes, device_mesh)
+    placed = jax.tree.map(_placed, shapes, where)
+    checkpointer = Checkpointer(model_dir, checkpoint)
+    state, position = _start_state(
+        start, checkpointer, placed, network, optimizer, device_mesh, random_seed,
+        restore_optimizer_state, model_dir, say,
+    )  # fmt: skip
+    base_step = position.get("base_step", start.step)
+    final_step = base_step + relative_steps if relative_steps is not None else total_steps
+    step = first_step = int(state.step)
+    if step > final_step:
+        raise UserError(
+            f"the run is at step {step} and TRAIN_STEPS is {final_step}; TRAIN_STEPS counts from "
+            "0, pretraining included: write a larger one, or TRAIN_STEPS_RELATIVE"
+        )
+    if leader:
+        _write_run_files(model_dir, config_text, shapes, axes, where, step)
+
+    # Compilation: ahead of time, then all hosts meet before the first collective.
+    compile_began = time.monotonic()
+    say(f"compiling for {device_mesh.size} device(s) {dict(device_mesh.shape)} ...")
+    run_step = steps.compile_train_step(
+        steps.make_train_step(
+            network, loss, optimizer, learning_rate, axes.params,
+            seed=random_seed, num_microbatches=microbatches, mesh=device_mesh,
+        ),
+        where, shapes, batches.abstract_batch(train_dataset), device_mesh,
+    )  # fmt: skip
+    run_eval = None
+    if train_eval_dataset:
+        run_eval = steps.compile_eval_step(
+            steps.make_eval_step(network, loss, mesh=device_mesh),
+            where.params, shapes.params, batches.abstract_batch(train_eval_dataset), device_mesh,
+        )  # fmt: skip
+    say(f"compiled in {progress.duration(time.monotonic() - compile_began)}")
+    distributed.barrier("compiled")
+
+    loader = batches.Loader(
+        sources,
+        train_dataset,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        state=batches.LoaderState(**position["loader"]) if "loader" in position else None,
+    )
+    writer = progress.MetricWriter(model_dir, step) if leader else None
+    log = _MetricLog(position.get("metric_sums"), position.get("metric_steps", 0))
+    rows_where = partitioning.batch_sharding(device_mesh)
+    eval_metrics: dict[str, float] | None = None
+    last_metrics: dict[str, float] = {}
+    window_began, window_step, window_tokens = time.monotonic(), step, 0.0
+    loop_began = time.monotonic()
+    pending = None
+    saved_step = step if start.kind == "resume" else None
+    say(f"training from step {step} to {final_step}: {model_dir}")
+
+    while step < final_step:
+        batch = to_devices(next(loader), rows_where)
+        state, sums = run_step(state, batch)
+        step += 1
+        if pending is not None:
+            log.add(*pending, model_dir)
+        pending = (step, sums)
+
+        logs_now = step % log_every_steps == 0 or step == final_step
+        saves_now = step % checkpoint.save_every_steps == 0 or step == final_step
+        evals_now = run_eval is not None and (step % eval_period == 0 or step == final_step)
+        if logs_now or saves_now or evals_now:
+            log.add(*pending, model_dir)
+            pending = None
+
+        if leader:
+            rate = (time.monotonic() - loop_began) / (step - first_step)
+            line.show(
+                f"step {step}/{final_step}  loss {log.last_loss:.4f}  "
+                f"{1 / rate:.2f} steps/s  eta {progress.duration((final_step - step) * rate)}"
+            )
+        if logs_now:
+            tokens = log.sums["encoder_tokens"] + log.sums["decoder_tokens"]
+            seconds = max(time.monotonic() - window_began, 1e-9)
+            metrics = progress.summarise(log.sums, log.steps)
+            metrics |= {
+                "timing/seconds": seconds,
+                "timing/steps_per_second": (step - window_step) / seconds,
+                "timing/real_tokens_per_second": (tokens - window_tokens) / seconds,
+                "timing/uptime": time.monotonic() - began,
+            }
+            last_metrics = metrics
+            log.reset()
+            window_began, window_step, window_tokens = time.monotonic(), step, 0.0
+            if writer:
+                writer.write(step, "train", metrics, "train")
+                say(_log_line(step, final_step, metrics, (final_step - step) * rate))
+        if evals_now:
+            eval_metrics = _evaluate(run_eval, state.params, eval_sources, train_eval_dataset,
+                                     rows_where, eval_steps)  # fmt: skip
+            if writer:
+                name = train_eval_dataset.mixture_or_task_name[:113]
+                writer.write(step, "eval", eval_metrics, f"training_eval/{name}")
+                say(f"  eval {step}: loss {eval_metrics['loss_per_nonpadding_target_token']:.4f}"
+                    f"  accuracy {eval_metrics['accuracy']:.3f}")  # fmt: skip
+        if saves_now:
+            position = {
+                "loader": dataclasses.asdict(loader.state),
+                "metric_sums": log.sums,
+                "metric_steps": log.steps,
+                "base_step": base_step,
+            }
+            checkpointer.save(state, position, eval_metrics)
+            saved_step = step
+
+    checkpointer.close()
+    loader.close()
+    if writer:
+        writer.close()
+    if saved_step != step:
+        say(f"nothing to do: {model_dir} is at step {step} already")
+    line.say(f"done: step {step} in {progress.duration(time.monotonic() - began)}; {model_dir}")
+    return TrainSummary(model_dir, step, last_metrics, time.monotonic() - began)
+
+
+class _MetricLog:
+    """Metric sums since the last line of metrics.jsonl, added in the order of the steps."""
+
+    def __init__(self, sums: dict[str, float] | None, num_steps: int):
+        self.sums = dict(sums or {})
+        self.steps = num_steps
+        self.last_loss = math.nan
+
+    def add(self, step: int, sums: dict[str, jax.Array], model_dir: str) -> None:
+        """Adds one step's sums; waits for the device. Refuses a loss that is not finite."""
+        host = {name: float(value) for name, value in jax.device_get(sums).items()}
+        self.last_loss = host["weighted_loss"] / host["weight"] if host["weight"] else 0.0
+        if not math.isfinite(host["loss"]):
+            raise UserError(
+                f"the loss is {host['loss']} at step {step}; the last checkpoint of {model_dir} "
+                "is from before it: lower the learning rate or check the data, and run again"
+            )
+        for name, value in host.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.steps += 1
+
+    def reset(self) -> None:
+        self.sums, self.steps = {}, 0
+
+
+def to_devices(batch: dict[str, np.ndarray], where) -> dict[str, jax.Array]:
+    """Returns global arrays [batch_size, ...] from the rows this process holds."""
+    return {
+        name: jax.make_array_from_process_local_data(where, rows) for name, rows in batch.items()
+    }
+
+
+def _placed(shape: jax.ShapeDtypeStruct, where) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=where)
+
+
+def _ensure_cached(dataset: DatasetConfig, say) -> None:
+    from mt0_tpu.data import cache
+
+    cache.ensure_cached(dataset, say)
+
+
+def _start_state(
+    start: Start, checkpointer, placed, network, optimizer, mesh, seed,
+    restore_optimizer_state, model_dir, say,
+):  # fmt: skip
+    """Returns (state, position) for the start that was decided, and says what it is."""
+    if start.kind == "resume":
+        say(f"resuming {start}: parameters, optimizer state and place in the data")
+        return checkpointer.restore(start.step, placed)
+    if start.kind == "scratch":
+        say(f"starting from {start}")
+        return train_state.init_state(network, optimizer, mesh, seed), {}
+    source = Checkpointer(start.path, CheckpointConfig(keep_last=None), read_only=True)
+    try:
+        if restore_optimizer_state:
+            say(f"starting from {start}: parameters and optimizer state, data from its beginning")
+            return source.restore(start.step, placed)[0], {}
+        say(f"starting from {start}: parameters alone, optimizer state afresh")
+        params = source.restore_params(start.step, placed.params)
+        return train_state.state_from_params(params, start.step, network, optimizer, mesh), {}
+    finally:
+        source.close()
+
+
+def _evaluate(run_eval, params, sources, dataset, rows_where, eval_steps) -> dict[str, float]:
+    """Returns teacher-forced metrics over at most eval_steps batches of one epoch."""
+    loader = batches.Loader(
+        sources,
+        dataset,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        epochs=1,
+    )
+    log = _MetricLog(None, 0)
+    for _, batch in zip(range(eval_steps), loader, strict=False):
+        log.add(0, run_eval(params, to_devices(batch, rows_where)), "the run")
+    loader.close()
+    if not log.steps:
+        raise UserError(
+            f"{dataset.mixture_or_task_name} has no examples in split {dataset.split!r}; "
+            "name another split or leave train_eval_dataset out"
+        )
+    return progress.summarise(log.sums, log.steps)
+
+
+def _log_line(step: int, final_step: int, metrics: dict[str, float], eta_seconds: float) -> str:
+    return (
+        f"step {step}/{final_step}  loss {metrics['loss_per_nonpadding_target_token']:.4f}  "
+        f"acc {metrics['accuracy']:.3f}  lr {metrics['learning_rate']:.2e}  "
+        f"{metrics['timing/steps_per_second']:.2f} steps/s  "
+        f"{metrics['timing/real_tokens_per_second']:,.0f} real tokens/s  "
+        f"filled {metrics['non_padding_fraction/overall']:.1%}  "
+        f"eta {progress.duration(eta_seconds)}"
+    )
+
+
+def _write_run_files(model_dir: str, config_text: str, shapes, axes, where, step: int) -> None:
+    """Writes config.gin and model-info.txt; an older, other config.gin is kept beside it."""
+    folder = Path(model_dir)
+    config = folder / "config.gin"
+    if config.exists() and config.read_text(encoding="utf-8") != config_text:
+        config.rename(folder / f"config-until-step-{step}.gin")
+    config.write_text(config_text, encoding="utf-8")
+    rows = []
+    total = 0
+    leaves = jax.tree_util.tree_leaves_with_path(shapes.params)
+    names = jax.tree.leaves(axes.params, is_leaf=partitioning.is_axes)
+    places = jax.tree.leaves(where.params)
+    for (path, leaf), axis_names, place in zip(leaves, names, places, strict=True):
+        name = "/".join(str(key.key) for key in path)
+        size = math.prod(leaf.shape)
+        total += size
+        shape = ", ".join(f"{n}={s}" for n, s in zip(axis_names, leaf.shape, strict=True))
+        rows.append(f"{name:<70} {size:>14,} ({shape}) {place.spec}")
+    text = "\n".join([*rows, f"total parameters: {total:,}", ""])
+    (folder / "model-info.txt").write_text(text, encoding="utf-8")

@@ -1,0 +1,79 @@
+"""What a step of training turns into the next: parameters, optimizer state, step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.sharding import Mesh
+
+from mt0_tpu import partitioning
+
+
+@struct.dataclass
+class TrainState:
+    """step is int32 and absolute (it counts pretraining steps); params are float32."""
+
+    step: Any
+    params: Any
+    opt_state: Any
+
+
+def _dummy_batch() -> dict[str, jax.Array]:
+    names = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
+    return {name: jnp.ones((1, 2), jnp.int32) for name in names}
+
+
+def init_params(model: nn.Module, seed: int):
+    """Returns freshly drawn parameters, without logical boxes."""
+    return nn.unbox(model.init(jax.random.key(seed), _dummy_batch())["params"])
+
+
+def parameter_axes(model: nn.Module):
+    """Returns a tree like the parameters of tuples of logical dimension names."""
+    boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), _dummy_batch())["params"])
+    return jax.tree.map(
+        lambda spec: tuple(spec),
+        nn.get_partition_spec(boxed),
+        is_leaf=lambda node: isinstance(node, jax.sharding.PartitionSpec),
+    )
+
+
+def abstract_state(model: nn.Module, optimizer) -> tuple[TrainState, TrainState]:
+    """Returns (shapes and dtypes, logical axes) of the state, computing nothing."""
+    axes = parameter_axes(model)
+    params = jax.eval_shape(lambda: init_params(model, 0))
+    opt_state = jax.eval_shape(lambda p: optimizer.init(p, axes), params)
+    shapes = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, opt_state)
+    return shapes, TrainState((), axes, optimizer.state_axes(params, axes))
+
+
+def state_shardings(model: nn.Module, optimizer, mesh: Mesh) -> TrainState:
+    """Returns where each leaf of the state lies; factored statistics are placed explicitly."""
+    shapes, axes = abstract_state(model, optimizer)
+    return partitioning.shardings(axes, shapes, mesh)
+
+
+def init_state(model: nn.Module, optimizer, mesh: Mesh, seed: int) -> TrainState:
+    """Draws a state, already lying as state_shardings says."""
+    axes = parameter_axes(model)
+
+    def draw():
+        params = init_params(model, seed)
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params, axes))
+
+    return jax.jit(draw, out_shardings=state_shardings(model, optimizer, mesh))()
+
+
+def state_from_params(params, step: int, model: nn.Module, optimizer, mesh: Mesh) -> TrainState:
+    """Returns a state of given parameters with fresh optimizer state."""
+    axes = parameter_axes(model)
+    where = state_shardings(model, optimizer, mesh)
+
+    def fresh(params):
+        return TrainState(jnp.asarray(step, jnp.int32), params, optimizer.init(params, axes))
+
+    return jax.jit(fresh, out_shardings=where)(params)
