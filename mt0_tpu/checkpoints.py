@@ -104,17 +104,12 @@ def _unreadable(path: Path) -> str:
 def find_start(model_dir: str, initial_checkpoint_path: str | None, from_scratch: bool) -> Start:
     """Decides what a run starts from, in this order.
 
-    1. the latest checkpoint of MODEL_DIR, 2. INITIAL_CHECKPOINT_PATH, 3. scratch, when asked.
+    1. the latest checkpoint of MODEL_DIR, 2. INITIAL_CHECKPOINT_PATH, 3. scratch, where that is allowed.
     """
     steps = steps_of(model_dir)
     if steps:
         return Start("resume", str(model_dir), steps[-1])
     if initial_checkpoint_path:
-        if from_scratch:
-            raise UserError(
-                "from_scratch is set and INITIAL_CHECKPOINT_PATH is "
-                f"{initial_checkpoint_path!r}; give one of them"
-            )
         folder, step = _locate(initial_checkpoint_path)
         return Start("initial", str(folder), step)
     if from_scratch:
@@ -163,7 +158,8 @@ def check_shapes(expected, found, where: str) -> None:
     want, have = _flat_shapes(expected), _flat_shapes(found)
     wrong = [
         f"{path}: expected {want.get(path, 'nothing')}, found {have.get(path, 'nothing')}"
-        for path in sorted(want.keys() | have.keys())
+        # Parameters first: they say what differs; their statistics follow from it.
+        for path in sorted(want.keys() | have.keys(), key=lambda p: (not p.startswith("params"), p))
         if want.get(path) != have.get(path)
     ]
     if wrong:

@@ -97,7 +97,7 @@ def run(config, batch, num_steps=2, num_microbatches=1, mesh_config=None, factor
 
 
 def assert_same_params(got, want, tolerance=1e-5):
-    """Adafactor divides by the gradient's own size, so rounding of tiny ones shows (golden: 1e-5)."""
+    """1e-5 as the golden data: Adafactor divides by the gradient's size, so rounding shows."""
     flat = zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True)
     for one, other in flat:
         np.testing.assert_allclose(one, other, atol=tolerance, rtol=0)

@@ -1,0 +1,249 @@
+"""The `mt0` command: its words, and nothing else.
+
+Every subcommand imports what it needs when it is run, so that `mt0 --help` needs neither JAX
+nor gin nor TensorFlow and answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from mt0_tpu.errors import UserError, did_you_mean
+
+GIN_FLAGS_HELP = """\
+T5X's flags:
+  --gin_file=FILE            a gin file; repeat it, later files override earlier ones.
+                             Names are looked up here and among the files of mt0_tpu,
+                             such as models/mt5/small.gin, runs/finetune.gin.
+  --gin.NAME=VALUE           sets a macro or a parameter; text needs quotes inside the
+                             shell's: --gin.MODEL_DIR="'gs://bucket/run'"
+  --gin_bindings='N = V'     the same in gin's own writing.
+  --gin_search_paths=A,B     further folders to look gin files up in.
+  --dry_run                  prints the resolved run and exits; touches no device, no data.
+"""
+JOB_FLAGS = ("--gin_file", "--gin_bindings", "--gin_search_paths")
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with its errors as UserErrors: one line, no usage above it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see `{self.prog} --help`.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns the exit code: 2 for a user's mistake, 130 for Ctrl-C."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        print(f"mt0: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mt0: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # `mt0 tasks list | head`: the reader has seen enough. Python would complain on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(arguments: list[str]) -> int:
+    parser, commands = _parsers()
+    words = [word for word in arguments[:1] if not word.startswith("-")]
+    if words and words[0] not in commands:
+        hint = did_you_mean(words[0], commands) or f" There are: {', '.join(commands)}."
+        raise UserError(f"there is no command '{words[0]}'.{hint}")
+    known, unknown = parser.parse_known_args(_gin_bindings_spelt_out(arguments))
+    if unknown:
+        options = commands[known.command]._option_string_actions if known.command else ()
+        flag = unknown[0].partition("=")[0]
+        hint = did_you_mean(flag, options)
+        raise UserError(f"`mt0 {known.command or ''}` takes no '{unknown[0]}'.{hint}")
+    if known.command is None:
+        parser.print_help()
+        return 0
+    # A user's task module in the current folder is found, as under `python -m`; last, so that
+    # a file there never hides a library.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    # TensorFlow greets with a screen of lines about the processor, should it be imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    known.run(known)
+    return 0
+
+
+def _gin_bindings_spelt_out(arguments: list[str]) -> list[str]:
+    """--gin.NAME=VALUE as a --gin_bindings flag, which argparse can be told of."""
+    spelt_out = []
+    for argument in arguments:
+        if argument.startswith("--gin."):
+            name, equals, value = argument.removeprefix("--gin.").partition("=")
+            if not equals:
+                raise UserError(f"{argument} has no value; write {argument}=VALUE.")
+            argument = f"--gin_bindings={name} = {value}"
+        spelt_out.append(argument)
+    return spelt_out
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    import mt0_tpu
+
+    parser = _Parser(prog="mt0", description=mt0_tpu.__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"mt0_tpu {mt0_tpu.__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    commands: dict[str, argparse.ArgumentParser] = {}
+
+    def add(name: str, run: Callable[..., None], help: str, epilog: str = "") -> _Parser:
+        command = subparsers.add_parser(
+            name,
+            help=help,
+            description=help[0].upper() + help[1:] + ".",
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(run=run)
+        commands[name] = command
+        return command
+
+    _add_tasks(add("tasks", _run_tasks, "list tasks and mixtures, show what they hold"))
+    _add_cache(add("cache", _run_cache, "tokenise a task or mixture into its cache"))
+    train = add("train", _run_train, "train; with no gin file, the embedded mini mT0")
+    study = add("study", _run_study, "train all arms of the mini study and compare them")
+    for name, verb in (("eval", "score a checkpoint"), ("infer", "run a checkpoint on a task")):
+        _add_job(add(name, _run_job, verb, GIN_FLAGS_HELP))
+    train.epilog = GIN_FLAGS_HELP
+    _add_job(train)
+    train.add_argument("--output_dir", help="run folder of the embedded mini mT0 (runs/mini)")
+    train.add_argument("--seed", type=int, help="seed of the embedded mini mT0 (0)")
+    train.add_argument("--quick", action="store_true", help="a few steps, to try the embedded run")
+    study.add_argument("--output_dir", default="runs/study", help="folder (%(default)s)")
+    study.add_argument("--seeds", default="0,1,2", help="comma list of seeds (%(default)s)")
+    study.add_argument("--quick", action="store_true", help="a few steps each, to try it out")
+    report = add("report", _run_report, "write an HTML report of runs beside each other")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="a run's MODEL_DIR, or a study")
+    report.add_argument("--output", help="folder of the report (RUN/report of the first)")
+    return parser, commands
+
+
+# train, eval, infer
+
+
+def _add_job(parser: argparse.ArgumentParser) -> None:
+    # Documented together in the epilog, where --gin.NAME can stand beside them.
+    for flag in JOB_FLAGS:
+        parser.add_argument(flag, action="append", default=[], help=argparse.SUPPRESS)
+    parser.add_argument("--dry_run", action="store_true", help=argparse.SUPPRESS)
+
+
+def _run_job(flags: argparse.Namespace) -> None:
+    from mt0_tpu import gin_config
+
+    if not flags.gin_file:
+        raise UserError(
+            f"`mt0 {flags.command}` needs a gin file, for example "
+            f"--gin_file=models/mt5/small.gin --gin_file=runs/{flags.command}.gin"
+        )
+    folders = [folder for paths in flags.gin_search_paths for folder in paths.split(",") if folder]
+    resolved = gin_config.resolve(flags.command, flags.gin_file, flags.gin_bindings, folders)
+    if flags.dry_run:
+        print(resolved.text, end="")
+    else:
+        resolved.run()
+
+
+def _run_train(flags: argparse.Namespace) -> None:
+    if flags.gin_file:
+        for name in ("output_dir", "seed"):
+            if getattr(flags, name) is not None:
+                macro = {"output_dir": "MODEL_DIR", "seed": "RANDOM_SEED"}[name]
+                raise UserError(f"--{name} is for the embedded run; set --gin.{macro}=… instead.")
+        _run_job(flags)
+        return
+    if flags.gin_bindings or flags.gin_search_paths:
+        raise UserError(
+            "--gin flags need a gin file to act on, for example --gin_file=recipes/mini_mt0.gin"
+        )
+    if flags.dry_run:
+        flags.gin_file = ["recipes/mini_mt0.gin"]
+        flags.gin_bindings = [f"MODEL_DIR = {flags.output_dir or 'runs/mini'!r}"]
+        _run_job(flags)
+        return
+    from mt0_tpu import study
+
+    chosen = {n: getattr(flags, n) for n in ("output_dir", "seed") if getattr(flags, n) is not None}
+    study.run_default(**chosen, quick=flags.quick)
+
+
+def _run_study(flags: argparse.Namespace) -> None:
+    try:
+        seeds = tuple(int(seed) for seed in flags.seeds.split(","))
+    except ValueError:
+        raise UserError(f"--seeds is '{flags.seeds}', but wants integers: --seeds=0,1,2") from None
+    from mt0_tpu import study
+
+    study.run_study(output_dir=flags.output_dir, seeds=seeds, quick=flags.quick)
+
+
+# tasks, cache, report
+
+
+def _add_tasks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what", choices=("list", "show", "stats"), help="names; rendered examples; cached lengths"
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a task or mixture")
+    parser.add_argument("--module", help="module that registers tasks, as MIXTURE_OR_TASK_MODULE")
+    parser.add_argument("--split", default="train", help="split to show (%(default)s)")
+    parser.add_argument("--num_examples", type=int, default=3, help="examples (%(default)s)")
+    parser.add_argument("--cache_dir", help="folder of caches, for stats ($MT0_CACHE_DIR)")
+
+
+def _run_tasks(flags: argparse.Namespace) -> None:
+    from mt0_tpu import task_listing
+
+    if flags.what == "list":
+        task_listing.print_list(flags.names, flags.module)
+        return
+    if not flags.names:
+        raise UserError(f"`mt0 tasks {flags.what}` wants a NAME; `mt0 tasks list` has them.")
+    for name in flags.names:
+        if flags.what == "show":
+            task_listing.print_examples(name, flags.split, flags.num_examples, flags.module)
+        else:
+            task_listing.print_stats(name, flags.split, flags.cache_dir)
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--mixture", required=True, help="task or mixture")
+    parser.add_argument("--cache_dir", help="folder of caches ($MT0_CACHE_DIR)")
+    parser.add_argument("--module", help="module that registers it, as MIXTURE_OR_TASK_MODULE")
+    parser.add_argument("--split", action="append", help="split; repeat it (all splits)")
+    parser.add_argument("--num_processes", type=int, help="processes (one per core)")
+    parser.add_argument("--overwrite", action="store_true", help="cache again what is cached")
+
+
+def _run_cache(flags: argparse.Namespace) -> None:
+    from mt0_tpu.data import cache
+
+    cache.cache_mixture(
+        flags.mixture,
+        flags.cache_dir,
+        splits=flags.split,
+        module=flags.module,
+        num_processes=flags.num_processes,
+        overwrite=flags.overwrite,
+    )
+
+
+def _run_report(flags: argparse.Namespace) -> None:
+    from mt0_tpu import report
+
+    output = flags.output or os.path.join(flags.runs[0], "report")
+    report.write_report(flags.runs, output)
+    print(f"report: {os.path.join(output, 'index.html')}")

@@ -1,0 +1,85 @@
+"""Which Python files define a mixture, and whether they changed: asked without importing them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import site
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mt0_tpu.data.task_definition import name_of
+
+
+def of_tasks(provider: Any, tasks: Sequence[Any], module: str | None) -> dict[str, str]:
+    """Returns {module: sha256} of the loaded files of every package that takes part in a mixture.
+
+    Packages that only come installed (SeqIO, TensorFlow) are left out; seqio_tasks never is.
+    """
+    packages = {"seqio_tasks"}
+    if module:
+        packages.add(Path(module).stem if module.endswith(".py") else module.split(".")[0])
+    for task in tasks:
+        packages.add(type(task.source).__module__.split(".")[0])
+        for step in (*task.preprocessors, getattr(task.source, "_dataset_fn", None)):
+            if step is not None:
+                packages.add(name_of(step).split(".")[0])
+    found = {}
+    for name, loaded in list(sys.modules.items()):
+        file = getattr(loaded, "__file__", None)
+        if name.split(".")[0] in packages and file and file.endswith(".py"):
+            if name.startswith("seqio_tasks") or not _installed(file):
+                found[name] = _hash(Path(file))
+    return found
+
+
+def changed(files: Mapping[str, str], module: str | None) -> list[str]:
+    """Returns the modules whose files differ from their hashes.
+
+    A module that is not on this machine is taken as unchanged: a cache can be trained on where
+    its tasks cannot be run.
+    """
+    return [
+        name
+        for name, expected in files.items()
+        if (path := _locate(name, module)) is not None and _hash(path) != expected
+    ]
+
+
+def _locate(name: str, module: str | None) -> Path | None:
+    """Returns a module's file without importing its packages."""
+    if module and module.endswith(".py") and Path(module).stem == name:
+        return Path(module) if Path(module).is_file() else None
+    top, *rest = name.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):  # ValueError: __main__ has no spec
+        return None
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin and Path(spec.origin).is_file() else None
+    for folder in spec.submodule_search_locations or ():
+        path = Path(folder, *rest)
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if file.is_file():
+                return file
+    return None
+
+
+@functools.cache
+def _folders() -> tuple[str, ...]:
+    paths = [*site.getsitepackages(), site.getusersitepackages()]
+    return tuple({*paths, *(sysconfig.get_path(key) for key in ("stdlib", "purelib", "platlib"))})
+
+
+def _installed(file: str) -> bool:
+    return str(Path(file)).startswith(_folders())
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,216 @@
+"""Cached rank-classification tasks: inputs, answer choices, the right answer, and where it belongs.
+
+Reads what `mt0 cache` wrote; needs neither SeqIO nor TensorFlow over a finished cache.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from mt0_tpu.data import sources
+from mt0_tpu.data.dataset_config import DatasetConfig, cache_path
+from mt0_tpu.data.indexed import IndexedDataset
+from mt0_tpu.errors import UserError, did_you_mean
+
+# Tried in order where no split is named and the task has several.
+_SPLITS = ("test", "validation", "train")
+
+
+@dataclasses.dataclass(frozen=True)
+class Belonging:
+    """What an example's accuracy counts towards.
+
+    held_out_cluster: no task of the cluster is finetuned; seen_language: some task of the
+    language is.
+    """
+
+    prompt: str
+    cluster: str
+    language: str
+    held_out_cluster: bool
+    seen_language: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class RankTask:
+    """One split of one cached rank task.
+
+    Attributes:
+      examples: (input ids, [ids of each choice]), EOS appended where the task appends it.
+      answers: index of the right choice of each example.
+      belongings: of each example.
+      info: what info.json says.
+    """
+
+    name: str
+    examples: list[tuple[np.ndarray, list[np.ndarray]]]
+    answers: np.ndarray
+    belongings: list[Belonging]
+    info: Mapping
+
+
+def open_rank_tasks(
+    name: str,
+    cache_dir: str | None,
+    split: str | None,
+    module: str | None,
+    use_cached: bool | None,
+    num_examples: int | None,
+    say: Callable[[str], None],
+    cache_missing: bool = True,
+) -> list[RankTask]:
+    """Opens the rank tasks of a mixture, or one task, caching what is missing.
+
+    Args:
+      split: of every task; None takes 'test', 'validation' or the only one.
+      use_cached: True fails where something is not cached.
+      num_examples: at most this many of each task.
+      cache_missing: whether this process is the one that caches.
+
+    Raises:
+      UserError: no such task or split, or a task does not rank choices.
+    """
+    root = cache_path(cache_dir)
+    described = sources.mixture_file(root, name)
+    if cache_missing:
+        _ensure_cached(name, cache_dir, split, module, use_cached, say)
+    if not described.is_file():
+        raise UserError(
+            f"'{name}' is not cached in {root}; run `mt0 cache --mixture {name} --cache_dir {root}`"
+        )
+    entries = sources.read_json(described)["tasks"]
+    groups = _Groups(module)
+    tasks = []
+    for entry in entries:
+        chosen = _split(entry, split, name)
+        folder = sources.task_folder(root, entry["name"], chosen)
+        tasks.append(_open(folder, entry["name"], num_examples, groups))
+    if not tasks:
+        raise UserError(f"'{name}' has no task to evaluate")
+    return tasks
+
+
+def _ensure_cached(name, cache_dir, split, module, use_cached, say) -> None:
+    from mt0_tpu.data import cache
+
+    def ensure(one: str) -> None:
+        # Rank tasks are cached whole: the lengths only complete the configuration.
+        config = DatasetConfig(
+            mixture_or_task_name=name,
+            task_feature_lengths={"inputs": 1024, "targets": 256},
+            split=one,
+            cache_dir=cache_dir,
+            module=module,
+            use_cached=use_cached,
+        )
+        cache.ensure_cached(config, say)
+
+    if split is not None:
+        ensure(split)
+        return
+    described = sources.mixture_file(cache_path(cache_dir), name)
+    if described.is_file():
+        for one in sorted({_split(e, None, name) for e in sources.read_json(described)["tasks"]}):
+            ensure(one)
+        return
+    for one in _SPLITS[:2]:
+        try:
+            ensure(one)
+            return
+        except UserError as error:
+            # Which splits there are only SeqIO knows, and it lives in the child process.
+            if "has no split" not in str(error) or one == _SPLITS[1]:
+                raise
+
+
+def _split(entry: Mapping, wanted: str | None, mixture: str) -> str:
+    there = list(entry["splits"])
+    if wanted is None:
+        return next((one for one in _SPLITS if one in there), there[0])
+    if wanted not in there:
+        raise UserError(
+            f"task '{entry['name']}' of '{mixture}' has no split '{wanted}'; it has {there}."
+            f"{did_you_mean(wanted, there)}"
+        )
+    return wanted
+
+
+def _open(folder: Path, name: str, num_examples: int | None, groups: _Groups) -> RankTask:
+    info = sources.read_info(folder)
+    if info["kind"] != "rank":
+        raise UserError(
+            f"task '{name}' has no answer choices to rank; evaluate a task with an output feature "
+            "'choices', such as those of 'mini_eval'"
+        )
+    inputs = IndexedDataset(folder / "inputs_document")
+    choices = IndexedDataset(folder / "choices_document")
+    answers = np.load(folder / "answers.npy")
+    if not len(inputs) == choices.num_documents == len(answers):
+        raise UserError(
+            f"{folder} is damaged: found {len(inputs)} inputs, {choices.num_documents} groups of "
+            f"choices and {len(answers)} answers; delete it and cache again"
+        )
+    count = len(inputs) if num_examples is None else min(num_examples, len(inputs))
+    ends = {
+        feature: [info["features"][feature]["eos_id"]] if info["append_eos"][feature] else []
+        for feature in ("inputs", "choices")
+    }
+
+    def ended(ids: np.ndarray, feature: str) -> np.ndarray:
+        return np.concatenate([ids, ends[feature]]).astype(np.int32)
+
+    examples = [
+        (ended(inputs[at], "inputs"), [ended(one, "choices") for one in choices.document(at)])
+        for at in range(count)
+    ]
+    meta = _read_meta(folder / "meta.jsonl", len(inputs))[:count]
+    belongings = [groups.belonging(name, fields) for fields in meta]
+    return RankTask(name, examples, answers[:count], belongings, info)
+
+
+def _read_meta(path: Path, num_examples: int) -> list[dict]:
+    if not path.is_file():
+        return [{}] * num_examples
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
+    if len(lines) != num_examples:
+        raise UserError(
+            f"{path} is damaged: found {len(lines)} lines for {num_examples} examples; delete its "
+            "folder and cache again"
+        )
+    return lines
+
+
+class _Groups:
+    """Where tasks belong whose examples do not say so: the task module's `eval_groups()`."""
+
+    def __init__(self, module: str | None):
+        self._module = module
+        self._by_task: dict[str, Mapping] | None = None
+
+    def belonging(self, task: str, fields: Mapping) -> Belonging:
+        """Returns what the example's own fields say, and its task's group for the rest."""
+        wanted = ("cluster", "language", "held_out_cluster", "seen_language")
+        if any(field not in fields for field in wanted):
+            fields = {**self._of(task), **fields}
+        return Belonging(
+            prompt=str(fields.get("prompt", "default")),
+            cluster=str(fields.get("cluster", task)),
+            language=str(fields.get("language", "und")),
+            held_out_cluster=bool(fields.get("held_out_cluster", False)),
+            seen_language=bool(fields.get("seen_language", True)),
+        )
+
+    def _of(self, task: str) -> Mapping:
+        if self._by_task is None:
+            # Imports SeqIO, hence TensorFlow: only for caches without these fields.
+            import seqio_tasks
+
+            loaded = seqio_tasks.load(self._module)
+            known = loaded.eval_groups() if hasattr(loaded, "eval_groups") else []
+            self._by_task = {group["task"]: group for group in known}
+        return self._by_task.get(task, {})

@@ -1,0 +1,169 @@
+"""Log-likelihood of answer choices given an input: what rank classification compares.
+
+How choices share rows is in choice_packing.py; here they meet the network.
+
+Letters: B rows, T encoder length, S decoder length, D width, V vocabulary, W batch shards of the
+mesh, N positions of a shard whose logits are computed, Q positions that share those of another.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from mt0_tpu import losses, partitioning, train_step
+from mt0_tpu.choice_packing import Batch, Example, checked, plan
+from mt0_tpu.errors import UserError
+from mt0_tpu.models.t5 import T5, T5Config
+
+# Batches handed to the device before the oldest is read: enough that it never waits for the host.
+_IN_FLIGHT = 3
+
+
+def score_choices(
+    params,
+    config: T5Config,
+    examples: Sequence[Example],
+    *,
+    batch_size: int = 32,
+    max_input_length: int | None = None,
+    max_choice_length: int | None = None,
+    overlong: str = "trim",
+    length_normalised: bool = False,
+    mesh: Mesh | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[np.ndarray]:
+    """Scores every choice: the sum over its tokens of log p(token | input, tokens before).
+
+    Args:
+      params: of the network, lying on the mesh where there is one.
+      examples: (input ids, [ids of each choice]); EOS is scored where the ids end with it.
+      batch_size: about how many inputs a batch holds.
+      max_input_length, max_choice_length: tokens; what is longer is cut as T5X does (a final EOS
+        stays), with a warning, or is an error where overlong is 'error'.
+      length_normalised: divides by the number of tokens; the published evaluation of mT0 does not.
+      progress: called with the number of examples scored so far.
+
+    Returns:
+      float64 arrays, one an example with one score a choice, in the order given.
+    """
+    examples = checked(examples, max_input_length, max_choice_length, overlong)
+    ways = 1 if mesh is None else partitioning.batch_ways(mesh)
+    groups = plan(config, examples, batch_size, ways)
+    scores = [np.zeros(len(choices)) for _, choices in examples]
+    done = 0
+
+    def collect(batch: Batch, outputs) -> None:
+        nonlocal done
+        sums = batch.scores(*(np.asarray(output, np.float64) for output in outputs))
+        if length_normalised:
+            sums = sums / batch.length
+        for owner, number, score in zip(batch.owner, batch.number, sums, strict=True):
+            scores[owner][number] = score
+        done += len(np.unique(batch.owner))
+        if progress:
+            progress(done)
+
+    waiting: deque = deque()
+    with ExitStack() as stack:
+        if mesh is not None:
+            stack.enter_context(jax.set_mesh(mesh))
+            stack.enter_context(nn.logical_axis_rules(partitioning.LOGICAL_RULES))
+        step = _compiled_step(config, mesh)
+        for batch in itertools.chain.from_iterable(group.batches(examples) for group in groups):
+            waiting.append((batch, step(params, place_batch(batch.features, mesh))))
+            if len(waiting) > _IN_FLIGHT:
+                collect(*waiting.popleft())
+        while waiting:
+            collect(*waiting.popleft())
+    return scores
+
+
+def predictions(scores: Sequence[np.ndarray], answers: Sequence[int]) -> np.ndarray:
+    """Returns the index of the highest score of each example, the first of equals.
+
+    Raises UserError where an answer is no index of its example's choices.
+    """
+    if len(scores) != len(answers):
+        raise UserError(f"{len(scores)} examples have scores and {len(answers)} have answers")
+    for number, (row, answer) in enumerate(zip(scores, answers, strict=True)):
+        if not 0 <= answer < len(row):
+            raise UserError(
+                f"example {number}: the answer is {answer}, but its {len(row)} choices have the "
+                f"indices 0 to {len(row) - 1}; correct the field 'answer' of the task"
+            )
+    return np.array([int(np.argmax(row)) for row in scores], np.int32)
+
+
+def place_batch(features: dict[str, np.ndarray], mesh: Mesh | None) -> dict[str, jax.Array]:
+    """Lays a batch, equal on all hosts, over the mesh."""
+    if mesh is None:
+        return jax.device_put(features)
+    rows, whole = partitioning.batch_sharding(mesh), partitioning.replicated(mesh)
+
+    def put(name: str, array: np.ndarray) -> jax.Array:
+        where = whole if name in ("first_Q", "repeated_Q") else rows
+        return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
+
+    return {name: put(name, array) for name, array in features.items()}
+
+
+@functools.cache
+def _compiled_step(config: T5Config, mesh: Mesh | None):
+    """Returns the jitted step; cached, so that evaluations in training compile once."""
+    step = functools.partial(_step, config=config, mesh=mesh)
+    if mesh is None:
+        return jax.jit(step)
+    # Whole on every device, so that each host can read all of it.
+    return jax.jit(step, out_shardings=partitioning.replicated(mesh))
+
+
+def _step(params, batch, *, config: T5Config, mesh: Mesh | None):
+    """Returns (log p of the target at counted_WN, its difference from first_Q to repeated_Q)."""
+    model = T5(config)
+    run = functools.partial(model.apply, {"params": params})
+    encoder_ids_BT = batch["encoder_segment_ids"]
+    encoded_BTD = run(batch["encoder_input_tokens"], encoder_ids_BT, method="encode")
+    hidden_BSD = run(
+        encoded_BTD,
+        encoder_ids_BT,
+        batch["decoder_input_tokens"],
+        batch["decoder_segment_ids"],
+        batch["decoder_cross_ids"],
+        method="decode",
+    )
+    kernel_DV = train_step.head_kernel(params, model)
+    targets_BS, counted_WN = batch["decoder_target_tokens"], batch["counted_WN"]
+    shards, width = counted_WN.shape[0], hidden_BSD.shape[-1]
+    # The head is half of the work at mT5's vocabulary, so it sees wanted positions only.
+    at_WN = jnp.maximum(counted_WN, 0)
+    wanted_WND = jnp.take_along_axis(
+        hidden_BSD.reshape(shards, -1, width), at_WN[:, :, None], axis=1
+    )
+    log_probs_WN, _ = losses.token_log_probs(
+        wanted_WND,
+        kernel_DV,
+        jnp.take_along_axis(targets_BS.reshape(shards, -1), at_WN, axis=1),
+        (counted_WN >= 0).astype(jnp.float32),
+        mesh=mesh,
+        batch_axes=partitioning.BATCH_AXES,
+        embed_axes=("fsdp",),
+        vocab_axes=("tensor",),
+    )
+    # After the same tokens the hidden vector and the normaliser are the same: log p differs by
+    # the difference of two logits, two columns of the head instead of all of them.
+    first_Q, targets_P = batch["first_Q"], targets_BS.reshape(-1)
+    hidden_QD = hidden_BSD.reshape(-1, width)[first_Q].astype(jnp.float32)
+    own_DQ = kernel_DV[:, targets_P[batch["repeated_Q"]]]
+    first_DQ = kernel_DV[:, targets_P[first_Q]]
+    difference_Q = jnp.sum(hidden_QD * (own_DQ - first_DQ).astype(jnp.float32).T, axis=-1)
+    return log_probs_WN, difference_Q

@@ -1,0 +1,50 @@
+"""What there is to learn: SeqIO Tasks and Mixtures. Importing the package registers nothing."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+
+def load(module: str | None = None) -> ModuleType:
+    """Registers the embedded mini-xP3 tasks and, where given, those of the user's module.
+
+    Args:
+      module: a dotted module name, or the path of a `.py` file.
+
+    Returns:
+      The user's module, else `seqio_tasks.mini`. A second call registers nothing twice.
+
+    Raises:
+      ValueError: the module cannot be found.
+    """
+    mini = importlib.import_module("seqio_tasks.mini")
+    if not module:
+        return mini
+    if not module.endswith(".py"):
+        try:
+            return importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name != module.split(".")[0] and error.name != module:
+                raise
+            raise ValueError(
+                f"There is no module '{module}'; write a dotted name that Python can import "
+                "from here, or the path of a .py file."
+            ) from None
+    path = Path(module).resolve()
+    if not path.is_file():
+        raise ValueError(f"There is no file {module}; write the path of the module.")
+    # Named by its stem, as if its folder were on the path: a class must unpickle in a child.
+    if path.stem in sys.modules:
+        loaded = sys.modules[path.stem]
+        if getattr(loaded, "__file__", None) == str(path):
+            return loaded
+        raise ValueError(f"A module named '{path.stem}' is loaded already; rename {module}.")
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    loaded = importlib.util.module_from_spec(specification)
+    sys.modules[path.stem] = loaded
+    specification.loader.exec_module(loaded)
+    return loaded

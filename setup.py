@@ -1,0 +1,67 @@
+"""Packaging of mt0_tpu."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (ROOT / "mt0_tpu/__init__.py").read_text(encoding="utf-8"), re.M
+).group(1)
+README = ROOT / "README.md"
+
+setup(
+    name="mt0_tpu",
+    version=VERSION,
+    description="mT5 into mT0 and BLOOM into BLOOMZ, by multitask prompted finetuning, in JAX",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    # gin/ must never hold an __init__.py (it would hide the gin-config package), so its files
+    # travel as the data of a package without code, and land in mt0_tpu/gin_files.
+    packages=[
+        *find_packages(include=["mt0_tpu", "mt0_tpu.*", "seqio_tasks", "seqio_tasks.*"]),
+        "mt0_tpu.gin_files",
+    ],
+    package_dir={"mt0_tpu.gin_files": "gin"},
+    package_data={
+        "mt0_tpu.gin_files": ["**/*.gin"],
+        "seqio_tasks": ["**/*.model", "**/*.tsv", "**/*.json", "**/*.jsonl"],
+    },
+    install_requires=[
+        "babel>=2.14",
+        "flax>=0.12",
+        "fsspec>=2024.2",
+        "gin-config==0.5.0",
+        "jax>=0.10.2,<0.13",
+        "matplotlib>=3.8",
+        "numba>=0.61",
+        "numpy>=2.0",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8,<0.13",
+        "scipy>=1.13",
+        "sentencepiece>=0.2",
+        "seqio==0.0.20",
+        "tensorboardX>=2.6.2",
+        # Plain tensorflow: tensorflow-cpu beside it would overwrite its files.
+        "tensorflow>=2.21,<2.22",
+        "unicode-rbnf>=2.1",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10.2,<0.13"],
+        "gpu": ["jax[cuda12]>=0.10.2,<0.13"],
+        "hf": ["datasets>=3", "safetensors>=0.5"],
+        "beam": ["apache-beam>=2.60"],
+        "dev": [
+            "hypothesis>=6.100",
+            "pip-tools>=7.5",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff>=0.9",
+            "wheel",
+        ],
+    },
+    entry_points={"console_scripts": ["mt0 = mt0_tpu.cli:main"]},
+)

@@ -1,0 +1,61 @@
+"""Greedy decoding against T5X's ids."""
+
+import jax
+import numpy as np
+import pytest
+
+from mt0_tpu import decoding, partitioning, train_state
+from mt0_tpu.errors import UserError
+from mt0_tpu.models.t5 import T5
+from tests.tiny import TINY, load_batch, load_params
+
+
+@pytest.fixture(scope="module")
+def params(golden):
+    return load_params(golden)
+
+
+@pytest.fixture(scope="module")
+def wanted(golden):
+    with np.load(golden / "t5_tiny" / "decodes.npz") as archive:
+        np.testing.assert_array_equal(archive["temperature0.ids"], archive["greedy_beam1.ids"])
+        return archive["greedy_beam1.ids"][:, 0]
+
+
+@pytest.fixture(scope="module")
+def tokens(golden):
+    return load_batch(golden, "decode")["encoder_input_tokens"]
+
+
+def test_golden_ids(params, tokens, wanted):
+    ids = np.asarray(decoding.greedy_decode(params, TINY, tokens, 24))
+    np.testing.assert_array_equal(ids, wanted)
+
+
+def test_golden_ids_on_a_mesh(params, tokens, wanted):
+    mesh = partitioning.make_mesh(partitioning.MeshConfig(data=2, fsdp=2, tensor=2))
+    axes = train_state.parameter_axes(T5(TINY))
+    placed = jax.device_put(params, partitioning.shardings(axes, params, mesh))
+    ids = np.asarray(decoding.greedy_decode(placed, TINY, tokens, 24, mesh=mesh))
+    np.testing.assert_array_equal(ids, wanted)
+
+
+def test_padding_in_rows_and_columns_changes_nothing(params, tokens, wanted):
+    rows, length = tokens.shape
+    padded = np.zeros((rows + 2, length + 7), np.int32)
+    padded[:rows, :length] = tokens
+    ids = np.asarray(decoding.greedy_decode(params, TINY, padded, 24))
+    np.testing.assert_array_equal(ids[:rows], wanted)
+    assert not ids[rows:].any()
+
+
+def test_a_shorter_limit_cuts_the_same_ids(params, tokens, wanted):
+    ids = np.asarray(decoding.greedy_decode(params, TINY, tokens, 5))
+    np.testing.assert_array_equal(ids, wanted[:, :5])
+
+
+def test_refusals(params, tokens):
+    with pytest.raises(UserError, match="max_decode_len is 0"):
+        decoding.greedy_decode(params, TINY, tokens, 0)
+    with pytest.raises(UserError, match=r"takes \[rows, length\]"):
+        decoding.greedy_decode(params, TINY, tokens[0], 4)

@@ -1,0 +1,221 @@
+"""The evaluation job over a small cache: files, aggregation, refusals."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mt0_tpu import evaluate, rank_results
+from mt0_tpu.data.indexed import IndexedWriter
+from mt0_tpu.data.sources import INFO_VERSION
+from mt0_tpu.errors import UserError
+from mt0_tpu.partitioning import MeshConfig
+from tests.tiny import TINY, load_params
+
+GROUPS = {
+    "quiz_en": ("quiz", "en", 0, 1),
+    "quiz_sw": ("quiz", "sw", 0, 0),
+    "nli_en": ("nli", "en", 1, 1),
+}
+
+
+def write_task(root, name, examples, answers):
+    """A rank cache as `mt0 cache` writes it; the golden choices' EOS is appended at reading."""
+    folder = root / name / "validation"
+    folder.mkdir(parents=True)
+    cluster, language, held_out, seen = GROUPS[name]
+    with IndexedWriter(folder / "inputs_document", np.uint16) as writer:
+        for example in examples:
+            writer.add(np.array(example["inputs"]))
+    with IndexedWriter(folder / "choices_document", np.uint16) as writer:
+        for example in examples:
+            for choice in example["choices"]:
+                writer.add(np.array(choice[:-1]), end_document=False)
+            writer.end_document()
+    np.save(folder / "answers.npy", np.array(answers, np.int32))
+    meta = [
+        {"prompt": f"p{i % 2}", "cluster": cluster, "language": language,
+         "held_out_cluster": held_out, "seen_language": seen}
+        for i in range(len(examples))
+    ]  # fmt: skip
+    (folder / "meta.jsonl").write_text("".join(json.dumps(line) + "\n" for line in meta))
+    info = {
+        "version": INFO_VERSION, "kind": "rank", "num_examples": len(examples), "fingerprint": {},
+        "features": {f: {"eos_id": 1, "add_eos": True} for f in ("inputs", "choices")},
+        "append_eos": {"inputs": False, "choices": True}, "eos_after_trim": True,
+    }  # fmt: skip
+    (folder / "info.json").write_text(json.dumps(info))
+
+
+@pytest.fixture(scope="module")
+def rank(golden):
+    lines = (golden / "rank" / "examples.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory, rank):
+    root = tmp_path_factory.mktemp("cache")
+    right = [example["argmax"] for example in rank]
+    wrong = [(example["argmax"] + 1) % len(example["choices"]) for example in rank]
+    write_task(root, "quiz_en", rank, right)
+    write_task(root, "quiz_sw", rank[:8], wrong[:8])
+    # Right under prompt p0, wrong under p1.
+    mixed = [right[i] if i % 2 == 0 else wrong[i] for i in range(20)]
+    write_task(root, "nli_en", rank, mixed)
+    tasks = [{"name": name, "rate": 1.0, "splits": ["validation"]} for name in GROUPS]
+    content = {"name": "quizzes", "tasks": tasks, "definition_files": {}, "module": None}
+    (root / "quizzes.mixture.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture
+def job(golden, cache, tmp_path):
+    def run(**changes):
+        arguments = {
+            "eval_output_dir": str(tmp_path / "eval"),
+            "model": TINY,
+            "mixture_or_task_name": "quizzes",
+            "cache_dir": str(cache),
+            "batch_size": 8,
+            "step": 7,
+            "params": load_params(golden),
+        }
+        return evaluate.evaluate(**(arguments | changes))
+
+    return run
+
+
+def read(path):
+    return [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
+
+
+def test_files_and_numbers(job, rank, tmp_path, capsys):
+    summary = job()
+    lines = {(x["task"], x["prompt"]): x for x in read(tmp_path / "eval" / "rank.jsonl")}
+    assert len(lines) == 6
+    first = lines["quiz_en", "p0"]
+    chances = [1 / len(example["choices"]) for example in rank[::2]]
+    answers = [example["argmax"] for example in rank[::2]]
+    assert first == {
+        "task": "quiz_en", "cluster": "quiz", "language": "en", "prompt": "p0",
+        "num_examples": 10, "accuracy": 1.0, "chance": pytest.approx(np.mean(chances)),
+        "majority": np.bincount(answers).max() / 10, "held_out_cluster": False,
+        "seen_language": True, "step": 7,
+    }  # fmt: skip
+    accuracies = {key: line["accuracy"] for key, line in lines.items()}
+    assert accuracies["quiz_sw", "p1"] == 0.0
+    assert (accuracies["nli_en", "p0"], accuracies["nli_en", "p1"]) == (1.0, 0.0)
+
+    groups = {(g["cluster"], g["languages"]): g for g in summary["groups"]}
+    assert groups["quiz", "all"]["median_accuracy"] == 0.5
+    assert groups["quiz", "seen"]["median_accuracy"] == 1.0
+    assert groups["quiz", "unseen"]["num_languages"] == 1
+    assert (groups["nli", "all"]["median_accuracy"], groups["nli", "all"]["max"]) == (0.5, 1.0)
+    assert ("nli", "unseen") not in groups
+    saved = json.loads((tmp_path / "eval" / "summary.json").read_text())
+    assert saved == summary and saved["step"] == 7
+    said = capsys.readouterr()
+    assert "nli*" in said.out and "100.0 (1)" in said.out
+    assert "eval 48/48 examples" in said.err
+
+
+def test_inference_files(job, rank, tmp_path):
+    job(vocabulary="byt5", mesh=MeshConfig(data=2, fsdp=2, tensor=2))
+    (line, *_), text = read(tmp_path / "eval" / "inference_eval" / "quiz_en-7.jsonl"), rank[0]
+    np.testing.assert_allclose(line["scores"], text["scores_t5x"], atol=1e-4)
+    assert (line["prediction"], line["answer"]) == (text["argmax"], text["argmax"])
+    assert isinstance(line["inputs"], str) and len(line["choices"]) == len(text["choices"])
+    job(step=8)
+    (line, *_) = read(tmp_path / "eval" / "inference_eval" / "quiz_en-8.jsonl")
+    assert line["inputs"] == text["inputs"] and line["choices"] == text["choices"]
+
+
+def test_results_of_a_step_are_not_overwritten_unasked(job, tmp_path):
+    job()
+    before = (tmp_path / "eval" / "rank.jsonl").read_text()
+    with pytest.raises(UserError, match="holds the results of step 7 already"):
+        job()
+    assert (tmp_path / "eval" / "rank.jsonl").read_text() == before
+    job(overwrite=True)
+    assert (tmp_path / "eval" / "rank.jsonl").read_text() == before
+    # An older step adds its lines, and the summary stays that of the newest.
+    job(step=3, num_examples=2)
+    lines = read(tmp_path / "eval" / "rank.jsonl")
+    assert sorted({line["step"] for line in lines}) == [3, 7]
+    assert json.loads((tmp_path / "eval" / "summary.json").read_text())["step"] == 7
+    assert sum(line["num_examples"] for line in lines if line["step"] == 3) == 6
+
+
+def test_untrained(job, tmp_path):
+    summary = job(params=None, untrained=True, step=None)
+    assert (summary["checkpoint"], summary["step"]) == ("untrained", 0)
+
+
+def test_one_task_of_a_mixture_of_one_and_lengths(job, cache, caplog):
+    job(task_feature_lengths={"inputs": 8, "targets": 3})
+    assert "inputs were cut to 8 tokens" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"params": None, "step": None}, "give a checkpoint, or untrained=True"),
+        ({"num_examples": 0}, "num_examples is 0"),
+        ({"eval_output_dir": "s3://bucket/x"}, "remote"),
+        ({"split": "validatoin"}, "has no split 'validatoin'.*Did you mean 'validation'"),
+        (
+            {"params": None, "checkpoint_path": "nowhere", "step": None},
+            "no checkpoint at .*nowhere",
+        ),
+    ],
+)
+def test_refusals(job, changes, message):
+    with pytest.raises(UserError, match=message):
+        job(**changes)
+
+
+def test_a_vocabulary_larger_than_the_table_is_refused(job, cache, tmp_path, rank):
+    import dataclasses
+
+    with pytest.raises(UserError, match="embedding has only 100 rows"):
+        job(model=dataclasses.replace(TINY, vocab_size=100))
+
+
+def test_a_finished_cache_needs_no_tensorflow(cache, tmp_path):
+    code = f"""
+import sys
+from mt0_tpu import evaluate
+from tests.tiny import TINY
+evaluate.evaluate({str(tmp_path / "eval")!r}, TINY, untrained=True, cache_dir={str(cache)!r},
+                  mixture_or_task_name="quizzes", num_examples=2)
+assert not {{"tensorflow", "seqio"}} & set(sys.modules)
+"""
+    root = Path(__file__).resolve().parent.parent
+    environment = {**os.environ, "PYTHONPATH": str(root), "XLA_FLAGS": ""}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_median_over_prompts_then_mean_over_languages():
+    def line(task, language, prompt, accuracy, seen=True):
+        return {
+            "task": task, "cluster": "c", "language": language, "prompt": prompt,
+            "accuracy": accuracy, "chance": 0.5, "majority": 0.6, "held_out_cluster": False,
+            "seen_language": seen,
+        }  # fmt: skip
+
+    lines = [line("a", "en", str(i), x) for i, x in enumerate((0.1, 0.9, 0.4))]
+    lines += [line("b", "fr", str(i), x) for i, x in enumerate((0.6, 0.8))]
+    lines.append(line("d", "sw", "0", 0.3, seen=False))
+    groups = {group["languages"]: group for group in rank_results.groups(lines)}
+    assert groups["seen"]["median_accuracy"] == pytest.approx((0.4 + 0.7) / 2)
+    assert groups["seen"]["max"] == pytest.approx((0.9 + 0.8) / 2)
+    assert groups["unseen"]["median_accuracy"] == pytest.approx(0.3)
+    assert groups["all"]["num_languages"] == 3
+    assert groups["all"]["mean"] == pytest.approx((1.4 / 3 + 0.7 + 0.3) / 3)
+    table = rank_results.table(list(groups.values()))
+    assert "55.0 (2)" in table and "30.0 (1)" in table

@@ -1,0 +1,167 @@
+"""Every gin file that ships resolves to a run whose pieces can be made, without a device."""
+
+import csv
+import re
+
+import jax
+import pytest
+
+from mt0_tpu import gin_config
+
+GIN = gin_config.gin_folder()
+SIZES = ("tiny", "mini", "small", "base", "large", "xl", "xxl")
+RECIPES = sorted(path.name for path in (GIN / "recipes").glob("*.gin"))
+JOB_OF_RUN = {"pretrain": "train", "finetune": "train", "eval": "eval", "infer": "infer"}
+# One value for every macro that the run files leave to the user.
+GIVEN = {
+    "MODEL_DIR": "'runs/x'",
+    "MIXTURE_OR_TASK_NAME": "'mini_multilingual'",
+    "TASK_FEATURE_LENGTHS": "{'inputs': 64, 'targets': 32}",
+    "TRAIN_STEPS": "10",
+    "INITIAL_CHECKPOINT_PATH": "'runs/y'",
+    "CHECKPOINT_PATH": "'runs/y'",
+    "EVAL_OUTPUT_DIR": "'runs/x/eval'",
+    "INFER_OUTPUT_DIR": "'runs/x/infer'",
+    "INPUTS_PATH": "'questions.jsonl'",
+    "VOCABULARY": "'spiece.model'",
+}
+
+
+def given(path):
+    """Flags for the macros that a file asks for."""
+    asked = re.findall(r"^(\w+) = %gin\.REQUIRED", path.read_text(), re.M)
+    return [f"--gin.{name}={GIVEN[name]}" for name in asked]
+
+
+def resolve(size, run, *flags):
+    files = [f"--gin_file=models/mt5/{size}.gin", f"--gin_file=runs/{run}.gin"]
+    return gin_config.parse([*files, *given(GIN / f"runs/{run}.gin"), *flags], JOB_OF_RUN[run])
+
+
+def recipe(name):
+    return gin_config.parse([f"--gin_file=recipes/{name}", "--gin.MODEL_DIR='runs/x'"], "train")
+
+
+def parameter_count(config):
+    from mt0_tpu.models.t5 import parameter_count
+
+    return parameter_count(config)
+
+
+def test_every_gin_file_is_covered():
+    models = {path.stem for path in (GIN / "models/mt5").glob("*.gin")}
+    runs = {path.stem for path in (GIN / "runs").glob("*.gin")}
+    assert (models, runs) == (set(SIZES), set(JOB_OF_RUN))
+    covered = {"models/mt5", "runs", "recipes"}
+    assert {path.parent.relative_to(GIN).as_posix() for path in GIN.rglob("*.gin")} == covered
+
+
+def test_no_code_in_the_gin_folder():
+    # A gin/__init__.py would hide the gin-config package from everyone.
+    assert [path for path in GIN.rglob("*.py")] == []
+
+
+@pytest.mark.parametrize("run", JOB_OF_RUN)
+@pytest.mark.parametrize("size", ["tiny", "xxl"])
+def test_runs_resolve(run, size):
+    resolved = resolve(size, run)
+    assert resolved.arguments["model"].vocab_size == 250112
+    assert "network.T5Config.emb_dim" in resolved.text
+
+
+@pytest.mark.parametrize("size", ["small", "base", "large", "xl", "xxl"])
+def test_sizes_have_the_published_number_of_parameters(size, shared):
+    with open(shared / "facts/xp3/mt5_sizes.tsv", encoding="utf-8") as table:
+        rows = {row["size"]: row for row in csv.DictReader(table, delimiter="\t")}
+    published = int(rows[size]["params_exact(computed)"])
+    assert parameter_count(resolve(size, "finetune").arguments["model"]) == published
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_head_of_a_model_file_gives_its_number_of_parameters(size):
+    count = parameter_count(resolve(size, "finetune").arguments["model"])
+    assert f"{count:,} parameters" in (GIN / f"models/mt5/{size}.gin").read_text()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_can_be_made(name):
+    from mt0_tpu.data import batches
+    from mt0_tpu.models.t5 import T5
+    from mt0_tpu.train_state import abstract_state
+
+    arguments = recipe(name).arguments
+    size = re.search(r"include 'models/mt5/(\w+)\.gin'", (GIN / "recipes" / name).read_text())[1]
+    assert arguments["model"].emb_dim == resolve(size, "finetune").arguments["model"].emb_dim
+    shapes, _ = abstract_state(T5(arguments["model"]), arguments["optimizer"])
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
+    assert count == parameter_count(arguments["model"])
+    batch = batches.abstract_batch(arguments["train_dataset"])
+    rows = arguments["train_dataset"].batch_size
+    assert {leaf.shape[0] for leaf in batch.values()} == {rows}
+    mesh = arguments["mesh"]
+    # Rows of a microbatch are dealt to the devices that hold different rows.
+    per_microbatch = rows // (arguments["num_microbatches"] or 1)
+    assert per_microbatch % (mesh.replica * mesh.fsdp) == 0
+    float(arguments["learning_rate"](0))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_say_command_hardware_time_and_score(name):
+    head = (GIN / "recipes" / name).read_text().split("\n\n")[0]
+    for word in ("Command:", "Hardware:", "Time:", "Score:"):
+        assert word in head
+    assert f"--gin_file=recipes/{name}" in head
+
+
+@pytest.mark.parametrize("size", ["small", "base", "large", "xl", "xxl", "xxl_mt", "xxl_p3"])
+def test_the_published_recipe(size):
+    arguments = recipe(f"mt0_{size}.gin").arguments
+    dataset = arguments["train_dataset"]
+    assert dataset.task_feature_lengths == {"inputs": 1024, "targets": 1024}
+    assert (dataset.batch_size, dataset.pack) == (512, False)
+    assert arguments["loss"].loss_normalizing_factor == "AVERAGE_PER_SEQUENCE"
+    assert arguments["total_steps"] == 1_030_000
+    assert arguments["model"].dropout_rate == 0.1
+    assert arguments["initial_checkpoint_path"].endswith("checkpoint_1000000")
+    assert arguments["restore_optimizer_state"] is True
+    learning_rate = arguments["learning_rate"]
+    assert (learning_rate.factors, learning_rate.base_learning_rate) == ("constant", 1e-3)
+    mixture = {"xxl_mt": "xp3mt", "xxl_p3": "p3"}.get(size, "xp3")
+    assert dataset.mixture_or_task_name == mixture
+
+
+@pytest.mark.parametrize("size", ["small", "base", "large", "xl", "xxl"])
+def test_the_packed_recipe_sees_as_many_tokens(size):
+    dataset = recipe(f"packed_mt0_{size}.gin").arguments["train_dataset"]
+    assert dataset.pack
+    # A row holds between its inputs alone and both sides full; 184,743 a step lies between.
+    lengths = dataset.task_feature_lengths
+    fewest = dataset.batch_size * lengths["inputs"]
+    most = dataset.batch_size * (lengths["inputs"] + lengths["targets"])
+    assert fewest < 184_743 < most
+
+
+def test_the_t0_style_recipe():
+    arguments = recipe("t0_style_mt0_xl.gin").arguments
+    dataset = arguments["train_dataset"]
+    assert (dataset.batch_size, arguments["num_microbatches"]) == (1024, 16)
+    assert dataset.pack and arguments["model"].dropout_rate == 0.0
+    assert arguments["loss"].loss_normalizing_factor == 234496
+
+
+def test_pretraining_starts_from_nothing():
+    arguments = resolve("tiny", "pretrain").arguments
+    assert arguments["from_scratch"] is True
+    rate = arguments["learning_rate"]
+    assert float(rate(9_999)) == pytest.approx(0.01)
+    assert float(rate(1_000_000)) == pytest.approx(0.001)
+
+
+def test_every_macro_is_explained():
+    # "Every macro commented with meaning and unit": the line above its first setting.
+    for path in sorted((GIN / "runs").glob("*.gin")):
+        lines = path.read_text().splitlines()
+        for above, line in zip(lines, lines[1:], strict=False):
+            if re.match(r"[A-Z_]+ = ", line) and not line.startswith(("MODEL = ", "OPTIMIZER = ")):
+                grouped = re.match(r"[A-Z_]+ = ", above)
+                assert above.startswith("#") or grouped, f"{path.name}: {line}"
