@@ -104,7 +104,8 @@ def _unreadable(path: Path) -> str:
 def find_start(model_dir: str, initial_checkpoint_path: str | None, from_scratch: bool) -> Start:
     """Decides what a run starts from, in this order.
 
-    1. the latest checkpoint of MODEL_DIR, 2. INITIAL_CHECKPOINT_PATH, 3. scratch, where that is allowed.
+    1. the latest checkpoint of MODEL_DIR, 2. INITIAL_CHECKPOINT_PATH,
+    3. scratch, where that is allowed.
     """
     steps = steps_of(model_dir)
     if steps:

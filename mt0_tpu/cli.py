@@ -73,6 +73,7 @@ def _dispatch(arguments: list[str]) -> int:
         sys.path.append(os.getcwd())
     # TensorFlow greets with a screen of lines about the processor, should it be imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     known.run(known)
     return 0
 
@@ -220,7 +221,9 @@ def _run_tasks(flags: argparse.Namespace) -> None:
 
 
 def _add_cache(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--mixture", required=True, help="task or mixture")
+    parser.add_argument(
+        "--mixture", required=True, action="append", help="task or mixture; repeat it for more"
+    )
     parser.add_argument("--cache_dir", help="folder of caches ($MT0_CACHE_DIR)")
     parser.add_argument("--module", help="module that registers it, as MIXTURE_OR_TASK_MODULE")
     parser.add_argument("--split", action="append", help="split; repeat it (all splits)")

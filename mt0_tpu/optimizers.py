@@ -8,6 +8,7 @@ Both share three methods: `init`, `apply` and `state_axes`. Trees are nested lik
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -140,11 +141,14 @@ class Adafactor:
         scale = learning_rate
         if self.multiply_by_parameter_scale:
             scale = scale * jnp.maximum(_rms(value, layout.averaged), self.epsilon2)
-        new, direction = self._precondition(layout, grad, moments, decay)
+        new, factors = self._precondition(layout, grad, moments, decay)
         if self.clipping_threshold is not None:
-            rms = _rms(direction, layout.averaged)
-            direction = direction / jnp.maximum(1.0, rms / self.clipping_threshold)
-        change = scale * direction
+            # The direction's RMS from squares of its own, so that XLA has no reason to store the
+            # direction, which is as large as the parameter.
+            squares = _scaled(grad * grad, [factor * factor for factor in factors])
+            rms = jnp.sqrt(jnp.mean(squares, layout.averaged, keepdims=True))
+            scale = scale / jnp.maximum(1.0, rms / self.clipping_threshold)
+        change = _scaled(grad, [factors[0] * scale, *factors[1:]])
         if self.beta1 is not None:
             change = self.beta1 * moments["m"] + (1.0 - self.beta1) * change
             new["m"] = change
@@ -157,21 +161,22 @@ class Adafactor:
         return result, new
 
     def _precondition(self, layout, grad, moments, decay):
-        """The new second moments, and the gradient divided by their root (no epsilon there)."""
+        """The new second moments, and the factors whose product with grad is the direction.
+
+        The direction is grad over the root of the second moment, without an epsilon there.
+        """
         new = {key: jnp.zeros((1,), jnp.float32) for key in _STATE_NAMES}
         mixing = 1.0 - decay
-        squared = grad * grad + self.epsilon1
         if layout.row is None:
-            new["v"] = decay * moments["v"] + mixing * squared
-            return new, grad * jax.lax.rsqrt(new["v"])
-        new["v_row"] = decay * moments["v_row"] + mixing * jnp.mean(squared, layout.col)
-        new["v_col"] = decay * moments["v_col"] + mixing * jnp.mean(squared, layout.row)
+            new["v"] = decay * moments["v"] + mixing * (grad * grad + self.epsilon1)
+            return new, [jax.lax.rsqrt(new["v"])]
+        for key, reduced in (("v_row", layout.col), ("v_col", layout.row)):
+            mean = _mean_square(grad, reduced) + self.epsilon1
+            new[key] = decay * moments[key] + mixing * mean
         row = jnp.expand_dims(new["v_row"], layout.col)
         col = jnp.expand_dims(new["v_col"], layout.row)
         row = row / jnp.mean(row, layout.row, keepdims=True)
-        row_factor, col_factor = jax.lax.rsqrt(row), jax.lax.rsqrt(col)
-        shape = grad.shape
-        return new, grad * _spread(row_factor, shape) * _spread(col_factor, shape)
+        return new, [jax.lax.rsqrt(row), jax.lax.rsqrt(col)]
 
     def _layout(self, path: str, shape: tuple[int, ...], names: tuple) -> _Layout:
         layers = tuple(d for d, name in enumerate(names) if name == LAYERS)
@@ -286,13 +291,38 @@ def _split_by_name(path: str, names: tuple, rest: tuple[int, ...]):
     return row, col
 
 
-def _spread(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return jnp.broadcast_to(x, shape)
+def _scaled(x: jax.Array, factors: list[jax.Array]) -> jax.Array:
+    """x times factors of its rank, one after the other, so that no partial product overflows."""
+    for factor in factors:
+        x = x * factor
+    return x
 
 
 def _rms(x: jax.Array, dims: tuple[int, ...]) -> jax.Array:
-    """Root mean square over `dims`, broadcast back to the shape of `x`."""
-    return _spread(jnp.sqrt(jnp.mean(x * x, dims, keepdims=True)), x.shape)
+    return jnp.sqrt(jnp.mean(x * x, dims, keepdims=True))
+
+
+# XLA:CPU sums the columns of a long-rowed matrix against the grain: 20 times slower than by rows.
+_LONG_ROW = 2**14
+
+
+def _mean_square(x: jax.Array, dims: tuple[int, ...]) -> jax.Array:
+    if x.ndim == 2 and dims == (0,) and x.shape[1] >= _LONG_ROW:
+        return jax.lax.platform_dependent(x, cpu=_mean_square_by_rows, default=_mean_square_plain)
+    return jnp.mean(x * x, dims)
+
+
+def _mean_square_plain(x: jax.Array) -> jax.Array:
+    return jnp.mean(x * x, 0)
+
+
+def _mean_square_by_rows(x: jax.Array) -> jax.Array:
+    # Several partial sums, to round as little as a tree does.
+    lanes = math.gcd(x.shape[0], 8)
+    groups = x.reshape(-1, lanes, x.shape[1])
+    start = jnp.zeros(groups.shape[1:], x.dtype)
+    total, _ = jax.lax.scan(lambda total, rows: (total + rows * rows, None), start, groups)
+    return jnp.sum(total, 0) / x.shape[0]
 
 
 def _map_with_path(function, params: Tree, axes: Tree, *others: Tree) -> Tree:

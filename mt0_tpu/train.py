@@ -94,10 +94,8 @@ def train(
     checkpoints.check_model_dir(model_dir, checkpoints.state_bytes(shapes))
 
     # Data: cached by a child process where it is missing, so that TensorFlow stays out of here.
-    datasets = [train_dataset] + ([train_eval_dataset] if train_eval_dataset else [])
     if leader:
-        for dataset in datasets:
-            _ensure_cached(dataset, say)
+        _ensure_cached(train_dataset, train_eval_dataset, say)
     distributed.barrier("cached")
     sources = batches.open_sources(train_dataset)
     eval_sources = batches.open_sources(train_eval_dataset) if train_eval_dataset else None
@@ -179,7 +177,7 @@ def train(
         if leader:
             rate = (time.monotonic() - loop_began) / (step - first_step)
             line.show(
-                f"step {step}/{final_step}  loss {log.last_loss:.4f}  "
+                f"step {step}/{final_step}  loss {log.last_loss}  "
                 f"{1 / rate:.2f} steps/s  eta {progress.duration((final_step - step) * rate)}"
             )
         if logs_now:
@@ -232,12 +230,12 @@ class _MetricLog:
     def __init__(self, sums: dict[str, float] | None, num_steps: int):
         self.sums = dict(sums or {})
         self.steps = num_steps
-        self.last_loss = math.nan
+        self.last_loss = "-"  # until the first step's sums have come back
 
     def add(self, step: int, sums: dict[str, jax.Array], model_dir: str) -> None:
         """Adds one step's sums; waits for the device. Refuses a loss that is not finite."""
         host = {name: float(value) for name, value in jax.device_get(sums).items()}
-        self.last_loss = host["weighted_loss"] / host["weight"] if host["weight"] else 0.0
+        self.last_loss = f"{host['weighted_loss'] / max(host['weight'], 1e-9):.4f}"
         if not math.isfinite(host["loss"]):
             raise UserError(
                 f"the loss is {host['loss']} at step {step}; the last checkpoint of {model_dir} "
@@ -262,10 +260,18 @@ def _placed(shape: jax.ShapeDtypeStruct, where) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=where)
 
 
-def _ensure_cached(dataset: DatasetConfig, say) -> None:
+def _ensure_cached(dataset: DatasetConfig, eval_dataset: DatasetConfig | None, say) -> None:
     from mt0_tpu.data import cache
 
-    cache.ensure_cached(dataset, say)
+    if eval_dataset is None:
+        cache.ensure_cached(dataset, say)
+        return
+    same = ("mixture_or_task_name", "module", "cache_path")
+    if all(getattr(dataset, name) == getattr(eval_dataset, name) for name in same):
+        cache.ensure_cached(dataset, say, [eval_dataset.split])
+    else:
+        cache.ensure_cached(dataset, say)
+        cache.ensure_cached(eval_dataset, say)
 
 
 def _start_state(

@@ -1,19 +1,23 @@
 """The evaluation job over a small cache: files, aggregation, refusals."""
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mt0_tpu import evaluate, rank_results
+from mt0_tpu import checkpoints, evaluate, rank_results
 from mt0_tpu.data.indexed import IndexedWriter
 from mt0_tpu.data.sources import INFO_VERSION
 from mt0_tpu.errors import UserError
 from mt0_tpu.partitioning import MeshConfig
+from mt0_tpu.train_state import TrainState
 from tests.tiny import TINY, load_params
 
 GROUPS = {
@@ -156,7 +160,29 @@ def test_untrained(job, tmp_path):
     assert (summary["checkpoint"], summary["step"]) == ("untrained", 0)
 
 
-def test_one_task_of_a_mixture_of_one_and_lengths(job, cache, caplog):
+def test_a_checkpoint_of_a_run(job, golden, tmp_path):
+    checkpointer = checkpoints.Checkpointer(str(tmp_path / "run"), checkpoints.CheckpointConfig())
+    for step in (5, 9):
+        params = jax.tree.map(lambda x, step=step: x * float(step == 5), load_params(golden))
+        checkpointer.save(TrainState(jnp.int32(step), params, {"x": jnp.zeros(2)}), {})
+    checkpointer.close()
+    run = {"params": None, "checkpoint_path": str(tmp_path / "run")}
+    with pytest.raises(UserError, match="no checkpoint of step 7; it has"):
+        job(**run)
+    first = job(**run, step=5)
+    accuracy = {
+        g["cluster"]: g["median_accuracy"] for g in first["groups"] if g["languages"] == "seen"
+    }
+    assert (first["step"], accuracy["quiz"]) == (5, 1.0)
+    # The latest, all zero: every choice of n tokens scores n * -log 512, the shortest wins.
+    latest = job(**run | {"step": None})
+    assert latest["step"] == 9
+    (line, *_) = read(tmp_path / "eval" / "inference_eval" / "quiz_en-9.jsonl")
+    lengths = [len(choice) for choice in line["choices"]]
+    np.testing.assert_allclose(line["scores"], -np.log(512) * np.array(lengths), atol=1e-3)
+
+
+def test_lengths_cut_inputs_with_a_warning(job, caplog):
     job(task_feature_lengths={"inputs": 8, "targets": 3})
     assert "inputs were cut to 8 tokens" in caplog.text
 
@@ -180,8 +206,6 @@ def test_refusals(job, changes, message):
 
 
 def test_a_vocabulary_larger_than_the_table_is_refused(job, cache, tmp_path, rank):
-    import dataclasses
-
     with pytest.raises(UserError, match="embedding has only 100 rows"):
         job(model=dataclasses.replace(TINY, vocab_size=100))
 

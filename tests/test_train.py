@@ -90,17 +90,17 @@ def test_kill_9_anywhere_leaves_the_metrics_of_an_uninterrupted_run(
     def saving():
         return folder.is_dir() and any("tmp" in path.name for path in folder.iterdir())
 
+    def lines_written():
+        metrics = model_dir / "metrics.jsonl"
+        return metrics.read_text().count("\n") if metrics.exists() else 0
+
     for attempt in range(4):
-        lines_before = len(record(model_dir)) if (model_dir / "metrics.jsonl").exists() else 0
-        wanted = lines_before + rng.randint(1, 2)
+        wanted = lines_written() + rng.randint(1, 2)
         process = child(model_dir, cache_dir)
         if attempt % 2:
             kills += kill_when(process, saving)  # in the middle of a save
         else:
-            metrics = model_dir / "metrics.jsonl"
-            kills += kill_when(
-                process, lambda: metrics.exists() and metrics.read_text().count("\n") >= wanted
-            )
+            kills += kill_when(process, lambda wanted=wanted: lines_written() >= wanted)
     assert kills >= 2
     assert child(model_dir, cache_dir).wait() == 0
     assert record(model_dir) == record(uninterrupted)

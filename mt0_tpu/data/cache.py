@@ -109,18 +109,26 @@ def find_provider(name: str, module: str | None) -> Any:
     return provider
 
 
-def ensure_cached(config: DatasetConfig, progress: Callable[[str], None]) -> None:
+def ensure_cached(
+    config: DatasetConfig, progress: Callable[[str], None], more_splits: Sequence[str] = ()
+) -> None:
     """Caches a job's mixture in a child process unless it is there and its definition unchanged.
 
     Neither SeqIO nor TensorFlow is imported here.
 
+    Args:
+        more_splits: besides the config's; one child caches them all, as each pays for
+            TensorFlow's import.
+
     Raises UserError: something is missing and use_cached is True, or the child failed.
     """
     root, name = config.cache_path, config.mixture_or_task_name
-    reason = _why_not_cached(root, name, config.split, config.module)
-    if reason is None:
+    splits = list(dict.fromkeys((config.split, *more_splits)))
+    reasons = {split: _why_not_cached(root, name, split, config.module) for split in splits}
+    reasons = {split: reason for split, reason in reasons.items() if reason}
+    if not reasons:
         return
-    missing, text = reason
+    missing, text = next(iter(reasons.values()))
     if missing and config.use_cached:
         raise UserError(
             f"{text}, and use_cached is True; run `mt0 cache --mixture {name} --cache_dir {root}` "
@@ -128,9 +136,26 @@ def ensure_cached(config: DatasetConfig, progress: Callable[[str], None]) -> Non
         )
     progress(f"cache: {text}; caching '{name}' into {root}")
     command = [sys.executable, "-m", "mt0_tpu", "cache", "--mixture", name]
-    command += ["--cache_dir", str(root), "--split", config.split]
+    command += ["--cache_dir", str(root)]
+    for split in reasons:
+        command += ["--split", split]
     if config.module:
         command += ["--module", config.module]
+    _run_child(command, progress)
+
+
+def ensure_mixtures(
+    names: Sequence[str], cache_dir: str, progress: Callable[[str], None]
+) -> None:
+    """Caches mixtures of ours that are not there, all splits, in one child process."""
+    root = cache_path(cache_dir)
+    missing = [name for name in names if not mixture_file(root, name).is_file()]
+    if not missing:
+        return
+    progress(f"cache: caching {', '.join(missing)} into {root}")
+    command = [sys.executable, "-m", "mt0_tpu", "cache", "--cache_dir", str(root)]
+    for name in missing:
+        command += ["--mixture", name]
     _run_child(command, progress)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 _EVERY_S = 5.0
-_MOST_LINES = 40
+_MOST_LINES = 12
 
 
 class CacheProgress:
