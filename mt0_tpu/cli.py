@@ -234,14 +234,15 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
 def _run_cache(flags: argparse.Namespace) -> None:
     from mt0_tpu.data import cache
 
-    cache.cache_mixture(
-        flags.mixture,
-        flags.cache_dir,
-        splits=flags.split,
-        module=flags.module,
-        num_processes=flags.num_processes,
-        overwrite=flags.overwrite,
-    )
+    for mixture in flags.mixture:
+        cache.cache_mixture(
+            mixture,
+            flags.cache_dir,
+            splits=flags.split,
+            module=flags.module,
+            num_processes=flags.num_processes,
+            overwrite=flags.overwrite,
+        )
 
 
 def _run_report(flags: argparse.Namespace) -> None:

@@ -141,10 +141,11 @@ def _ways(mesh: Mesh | None, axes: Sequence[str]) -> int:
     return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in axes)
 
 
-def _usable_axes(mesh, batch_axes, embed_axes, vocab_axes, hidden_BSD, kernel_DV):
-    """The axes as tuples; a dimension of the kernel that does not divide stays whole.
+def _placement(mesh, batch_axes, embed_axes, vocab_axes, hidden_BSD, kernel_DV):
+    """The mesh and the axes that split anything; a kernel dimension that cannot be stays whole.
 
-    That is how partitioning places such a kernel too.
+    That is how partitioning places such a kernel too. A collective of one device would still
+    copy its operand, so axes of size 1 are left out, and with them a mesh of one device.
     """
     rows, ways = hidden_BSD.shape[0], _ways(mesh, batch_axes)
     if rows % ways:
@@ -152,12 +153,15 @@ def _usable_axes(mesh, batch_axes, embed_axes, vocab_axes, hidden_BSD, kernel_DV
             f"The loss has {rows} batch rows for {ways} devices of mesh axes {tuple(batch_axes)};"
             f" choose a batch size (per microbatch) that is a multiple of {ways}."
         )
-    width, vocabulary = kernel_DV.shape
-    return (
-        tuple(batch_axes),
-        () if width % _ways(mesh, embed_axes) else tuple(embed_axes),
-        () if vocabulary % _ways(mesh, vocab_axes) else tuple(vocab_axes),
-    )
+    if mesh is None or mesh.size == 1:
+        return None, (), (), ()
+    split = []
+    for size, axes in zip(
+        (rows, *kernel_DV.shape), (batch_axes, embed_axes, vocab_axes), strict=True
+    ):
+        axes = tuple(axis for axis in axes if mesh.shape[axis] > 1)
+        split.append(() if size % _ways(mesh, axes) else axes)
+    return mesh, *split
 
 
 def blocked_cross_entropy(
@@ -185,8 +189,8 @@ def blocked_cross_entropy(
     Raises:
       UserError: one token's logits exceed logits_block_mib, or the rows do not divide.
     """
-    axes = _usable_axes(mesh, batch_axes, embed_axes, vocab_axes, hidden_BSD, kernel_DV)
-    head = _Head(z_loss, label_smoothing, logits_block_mib, head_dtype, mesh, *axes)
+    where = _placement(mesh, batch_axes, embed_axes, vocab_axes, hidden_BSD, kernel_DV)
+    head = _Head(z_loss, label_smoothing, logits_block_mib, head_dtype, *where)
     return _loss_sums(head, hidden_BSD, kernel_DV, targets_BS, weights_BS)
 
 
@@ -208,8 +212,8 @@ def token_log_probs(
     Forward only. Positions of weight 0 (default: target 0) get 0.0 and False, at no cost; other
     weights do not scale the result.
     """
-    axes = _usable_axes(mesh, batch_axes, embed_axes, vocab_axes, hidden_BSD, kernel_DV)
-    head = _Head(0.0, 0.0, logits_block_mib, head_dtype, mesh, *axes)
+    where = _placement(mesh, batch_axes, embed_axes, vocab_axes, hidden_BSD, kernel_DV)
+    head = _Head(0.0, 0.0, logits_block_mib, head_dtype, *where)
     if weights_BS is None:
         weights_BS = targets_BS > 0
     rows = P(head.batch_axes or None, None)

@@ -146,6 +146,8 @@ def evaluation_rows(cluster: str, language: str) -> tuple[dict, ...]:
             "prompt": prompt.name,
             "language": language,
             "cluster": cluster,
+            "held_out_cluster": int(cluster in HELD_OUT_CLUSTERS),
+            "seen_language": int(language not in facts.HELD_OUT_LANGUAGES),
         }
         for prompt in prompts(kind)[:_EVALUATION_PROMPTS]
         for item in items

@@ -20,6 +20,10 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+# The same small programs are compiled by many tests and their child processes: compile each once.
+jax.config.update("jax_compilation_cache_dir", str(REPOSITORY / ".pytest_cache" / "compiled"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

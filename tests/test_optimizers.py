@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from mt0_tpu.errors import UserError
 from mt0_tpu.optimizers import Adafactor, AdamW
@@ -82,9 +84,7 @@ def test_state_shapes_and_axes_of_golden_unit(golden):
     assert shape["square.kernel"] == {"v_row": (128,), "v_col": (128,)}
     assert shape["below_threshold.kernel"] == {"v": (127, 160)}
     assert shape["scan_out.kernel"] == {"v_row": (3, 32), "v_col": (2, 16, 3)}
-    assert axes["tall.kernel"] == dict(
-        v_row=("embed",), v_col=("mlp",), v=(None,), m=(None,)
-    )
+    assert axes["tall.kernel"] == dict(v_row=("embed",), v_col=("mlp",), v=(None,), m=(None,))
     assert axes["square.kernel"]["v_row"] == ("embed",)
     assert axes["scan_out.kernel"]["v_row"] == ("layers", "embed")
     assert axes["scan_out.kernel"]["v_col"] == ("heads", "kv", "layers")
@@ -126,9 +126,7 @@ def test_stacked_layers_are_separate_tensors(layered, fields):
     params, grads, axes = layered
     optimizer = Adafactor(**fields)
     stacked_axes = {name: ("layers", *names) for name, names in axes.items()}
-    got, got_state = run_steps(
-        optimizer, stack(params), [stack(g) for g in grads], stacked_axes, 3
-    )
+    got, got_state = run_steps(optimizer, stack(params), [stack(g) for g in grads], stacked_axes, 3)
     alone = [
         run_steps(optimizer, params[layer], [g[layer] for g in grads], axes, 3)
         for layer in range(3)
@@ -220,3 +218,24 @@ def test_adamw_formula():
     assert int(state["count"]) == 3
     assert optimizer.state_axes(new, axes) == {"count": (), "mu": axes, "nu": axes}
     assert jax.tree.structure(state) == jax.tree.structure(optimizer.init(new, axes))
+
+
+@pytest.mark.parametrize("spec", [None, P("fsdp", None), P(None, "fsdp"), P("fsdp", "tensor")])
+def test_head_with_long_rows(spec):
+    """The LM head's columns are summed another way on a CPU; also where it is sharded."""
+    rng = np.random.default_rng(1)
+    shape, axes = (128, 2**14), {"head": ("embed", "vocab")}
+    param, grad = (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
+    params, grads = {"head": jnp.asarray(param)}, {"head": jnp.asarray(grad)}
+    if spec is not None:
+        mesh = jax.make_mesh((4, 2), ("fsdp", "tensor"), axis_types=(AxisType.Auto,) * 2)
+        params, grads = jax.device_put((params, grads), NamedSharding(mesh, spec))
+    new, state = run_steps(Adafactor(), params, [grads], axes, 0)
+    squares = grad.astype(np.float64) ** 2
+    row, col = squares.mean(1), squares.mean(0)
+    np.testing.assert_allclose(state["head"]["v_row"], row, rtol=1e-6)
+    np.testing.assert_allclose(state["head"]["v_col"], col, rtol=1e-6)
+    direction = grad / np.sqrt(row / row.mean())[:, None] / np.sqrt(col)[None]
+    direction /= max(1.0, np.sqrt(np.mean(direction**2)))
+    want = param - 1e-3 * np.sqrt(np.mean(param.astype(np.float64) ** 2)) * direction
+    np.testing.assert_allclose(new["head"], want, rtol=0, atol=5e-7)
