@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,13 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from mt0_tpu.errors import UserError, did_you_mean
+from mt0_tpu.vocabulary_blocks import (
+    Head,
+    LossSums,
+    gradients_of_shard,
+    log_probs_of_shard,
+    sums_of_shard,
+)
 
 NORMALIZING_FACTORS = (
     "NUM_REAL_TARGET_TOKENS",
@@ -25,18 +31,6 @@ NORMALIZING_FACTORS = (
     "AVERAGE_PER_SEQUENCE",
 )
 LossNormalizingFactor = float | str | None
-# Products of fewer rows are bound by reading the kernel (a quarter slower at 64 rows on a CPU).
-_EFFICIENT_ROWS = 256
-
-
-class LossSums(NamedTuple):
-    """Float32 sums over tokens of weight * …; loss = cross_ent + z_loss."""
-
-    loss: jax.Array
-    cross_ent: jax.Array
-    z_loss: jax.Array
-    correct: jax.Array  # weight where the arg max (the first, on ties) is the target
-    weight: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,24 +113,6 @@ def _sequence_totals(weights_BS: jax.Array, segment_ids_BS: jax.Array | None) ->
     return jnp.sum(jnp.where(same, weights_BS[:, None, :], 0.0), axis=2)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Head:
-    """The static part of a call; hashable, so that custom_vjp can carry it."""
-
-    z_loss: float
-    label_smoothing: float
-    logits_block_mib: float
-    head_dtype: str
-    mesh: Mesh | None
-    batch_axes: tuple[str, ...]
-    embed_axes: tuple[str, ...]
-    vocab_axes: tuple[str, ...]
-
-    @property
-    def vocab_shards(self) -> int:
-        return _ways(self.mesh, self.vocab_axes)
-
-
 def _ways(mesh: Mesh | None, axes: Sequence[str]) -> int:
     return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in axes)
 
@@ -190,7 +166,7 @@ def blocked_cross_entropy(
       UserError: one token's logits exceed logits_block_mib, or the rows do not divide.
     """
     where = _placement(mesh, batch_axes, embed_axes, vocab_axes, hidden_BSD, kernel_DV)
-    head = _Head(z_loss, label_smoothing, logits_block_mib, head_dtype, *where)
+    head = Head(z_loss, label_smoothing, logits_block_mib, head_dtype, *where)
     return _loss_sums(head, hidden_BSD, kernel_DV, targets_BS, weights_BS)
 
 
@@ -213,21 +189,21 @@ def token_log_probs(
     weights do not scale the result.
     """
     where = _placement(mesh, batch_axes, embed_axes, vocab_axes, hidden_BSD, kernel_DV)
-    head = _Head(0.0, 0.0, logits_block_mib, head_dtype, *where)
+    head = Head(0.0, 0.0, logits_block_mib, head_dtype, *where)
     if weights_BS is None:
         weights_BS = targets_BS > 0
     rows = P(head.batch_axes or None, None)
-    run = _sharded(head, functools.partial(_log_probs_of_shard, head), (rows, rows))
+    run = _sharded(head, functools.partial(log_probs_of_shard, head), (rows, rows))
     return run(hidden_BSD, kernel_DV, targets_BS, weights_BS.astype(jnp.float32))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _loss_sums(head: _Head, hidden_BSD, kernel_DV, targets_BS, weights_BS) -> LossSums:
-    run = _sharded(head, functools.partial(_sums_of_shard, head), P())
+def _loss_sums(head: Head, hidden_BSD, kernel_DV, targets_BS, weights_BS) -> LossSums:
+    run = _sharded(head, functools.partial(sums_of_shard, head), P())
     return run(hidden_BSD, kernel_DV, targets_BS, weights_BS)
 
 
-def _loss_forward(head: _Head, hidden_BSD, kernel_DV, targets_BS, weights_BS):
+def _loss_forward(head: Head, hidden_BSD, kernel_DV, targets_BS, weights_BS):
     # The loss is linear in its cotangent, so the gradients for cotangent 1 are made here, while
     # the logits are at hand: three products instead of the four of recomputing them.
     out_specs = (
@@ -235,14 +211,14 @@ def _loss_forward(head: _Head, hidden_BSD, kernel_DV, targets_BS, weights_BS):
         P(head.batch_axes or None, None, None),
         P(head.embed_axes or None, head.vocab_axes or None),
     )
-    run = _sharded(head, functools.partial(_gradients_of_shard, head), out_specs)
+    run = _sharded(head, functools.partial(gradients_of_shard, head), out_specs)
     sums, dhidden_BSD, dkernel_DV = run(hidden_BSD, kernel_DV, targets_BS, weights_BS)
     # Empty arrays carry the dtypes the gradients must have.
     dtypes = (jnp.zeros((0,), hidden_BSD.dtype), jnp.zeros((0,), kernel_DV.dtype))
     return sums, (dhidden_BSD, dkernel_DV, dtypes)
 
 
-def _loss_backward(head: _Head, residuals, cotangents: LossSums):
+def _loss_backward(head: Head, residuals, cotangents: LossSums):
     dhidden_BSD, dkernel_DV, (hidden_like, kernel_like) = residuals
     scale = cotangents.loss
     dhidden_BSD = (dhidden_BSD * scale).astype(hidden_like.dtype)
@@ -253,7 +229,7 @@ def _loss_backward(head: _Head, residuals, cotangents: LossSums):
 _loss_sums.defvjp(_loss_forward, _loss_backward)
 
 
-def _sharded(head: _Head, function, out_specs):
+def _sharded(head: Head, function, out_specs):
     """`function` of one device's rows and its columns of the kernel, at full width D."""
     if head.mesh is None:
         return function
@@ -263,230 +239,3 @@ def _sharded(head: _Head, function, out_specs):
     return jax.shard_map(
         function, mesh=head.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
     )
-
-
-class _Tokens(NamedTuple):
-    """The positions of weight != 0 of one device, moved to the front."""
-
-    hidden_ND: jax.Array
-    targets_N: jax.Array
-    weights_N: jax.Array
-    order_N: jax.Array  # where each came from; past the end for filling
-    blocks: jax.Array  # how many blocks hold a real position
-
-
-def _compact(head: _Head, block: int, hidden_BSD, targets_BS, weights_BS) -> _Tokens:
-    weights_N = weights_BS.reshape(-1).astype(jnp.float32)
-    total = weights_N.shape[0]
-    room = -(-total // block) * block
-    order_N = jnp.nonzero(weights_N != 0, size=room, fill_value=total)[0]
-    take = functools.partial(jnp.take, indices=order_N, axis=0, mode="fill", fill_value=0)
-    blocks = -(-jnp.count_nonzero(weights_N) // block)
-    if head.mesh is not None:
-        # The same count everywhere: devices that share a vocabulary meet inside the loop.
-        blocks = jax.lax.pmax(blocks, head.mesh.axis_names)
-    return _Tokens(
-        take(hidden_BSD.reshape(total, -1)),
-        take(targets_BS.reshape(-1)),
-        take(weights_N),
-        order_N,
-        blocks,
-    )
-
-
-def _block_size(head: _Head, tokens: int, vocabulary: int) -> int:
-    """Rows of one block: the memory bound, but not so many that padding is computed."""
-    fits = int(head.logits_block_mib * 2**20) // (4 * vocabulary)
-    if fits < 1:
-        raise UserError(
-            f"logits_block_mib is {head.logits_block_mib}, but the logits of one token take"
-            f" {4 * vocabulary / 2**20:.2f} MiB a device; write"
-            f" {math.ceil(4 * vocabulary / 2**20)} or more."
-        )
-    if tokens <= min(fits, _EFFICIENT_ROWS):
-        return tokens
-    # The loop runs whole blocks, so an eighth of the tokens bounds what padding can cost.
-    block = min(fits, max(_EFFICIENT_ROWS, -(-tokens // 8)))
-    return block // 8 * 8 or block
-
-
-class _BlockStatistics(NamedTuple):
-    logits_nV: jax.Array
-    local_n: jax.Array  # the target's column on this device; out of range: on another
-    lse_n: jax.Array
-    label_n: jax.Array  # the target's logit
-    correct_n: jax.Array
-
-
-def _statistics(head: _Head, hidden_nD, kernel_DV, targets_n) -> _BlockStatistics:
-    """Logits of one block and what the whole vocabulary says about them, all float32."""
-    axes, width = head.vocab_axes, kernel_DV.shape[1]
-    sharded = head.mesh is not None and axes
-    logits_nV = _product("nd,dv->nv", head, hidden_nD, kernel_DV)
-    offset = jax.lax.axis_index(axes) * width if sharded else 0
-    columns_V = jnp.arange(width, dtype=targets_n.dtype) + offset
-    local_n = targets_n - offset
-    mine_n = (local_n >= 0) & (local_n < width)
-    label_n = jnp.take_along_axis(logits_nV, jnp.clip(local_n, 0, width - 1)[:, None], axis=1)
-    label_n = jnp.where(mine_n, label_n[:, 0], 0.0)
-    max_n = jnp.max(logits_nV, axis=1)
-    if sharded:
-        label_n = jax.lax.psum(label_n, axes)
-        max_n = jax.lax.pmax(max_n, axes)
-    sum_n = jnp.sum(jnp.exp(logits_nV - max_n[:, None]), axis=1)
-    # An earlier column with the same logit is the arg max: a third of argmax's time on a CPU.
-    earlier_nV = (logits_nV == max_n[:, None]) & (columns_V[None, :] < targets_n[:, None])
-    beaten_n = jnp.any(earlier_nV, axis=1)
-    if sharded:
-        sum_n = jax.lax.psum(sum_n, axes)
-        beaten_n = jax.lax.psum(beaten_n.astype(jnp.int32), axes) > 0
-    correct_n = (label_n == max_n) & ~beaten_n
-    return _BlockStatistics(logits_nV, local_n, max_n + jnp.log(sum_n), label_n, correct_n)
-
-
-def _product(equation: str, head: _Head, left: jax.Array, right: jax.Array) -> jax.Array:
-    dtype = jnp.dtype(head.head_dtype)
-    return jnp.einsum(
-        equation, left.astype(dtype), right.astype(dtype), preferred_element_type=jnp.float32
-    )
-
-
-def _target_distribution(head: _Head, vocabulary: int) -> tuple[float, float, float]:
-    """Probability of the target, of each other token, and the entropy of that distribution."""
-    high = 1.0 - head.label_smoothing
-    if head.label_smoothing == 0.0:
-        return 1.0, 0.0, 0.0
-    low = head.label_smoothing / (vocabulary - 1)
-    return high, low, -(high * math.log(high) + (vocabulary - 1) * low * math.log(low))
-
-
-def _block_sums(head: _Head, stats: _BlockStatistics, weights_n) -> LossSums:
-    vocabulary = stats.logits_nV.shape[1] * head.vocab_shards
-    high, low, entropy = _target_distribution(head, vocabulary)
-    cross_n = stats.lse_n - high * stats.label_n - entropy
-    if low:
-        all_n = jnp.sum(stats.logits_nV, axis=1)
-        if head.mesh is not None and head.vocab_axes:
-            all_n = jax.lax.psum(all_n, head.vocab_axes)
-        cross_n = cross_n - low * (all_n - stats.label_n)
-    z_n = head.z_loss * stats.lse_n * stats.lse_n
-    parts = (cross_n + z_n, cross_n, z_n, stats.correct_n.astype(jnp.float32), jnp.float32(1.0))
-    return LossSums(*(jnp.sum(weights_n * part) for part in parts))
-
-
-def _dlogits(head: _Head, stats: _BlockStatistics, weights_n) -> jax.Array:
-    """d (weighted loss) / d logits = weight * (softmax * (1 + 2 z lse) - target distribution)."""
-    vocabulary = stats.logits_nV.shape[1] * head.vocab_shards
-    high, low, _ = _target_distribution(head, vocabulary)
-    softmax_nV = jnp.exp(stats.logits_nV - stats.lse_n[:, None])
-    gain_n = weights_n * (1.0 + 2.0 * head.z_loss * stats.lse_n)
-    dlogits_nV = softmax_nV * gain_n[:, None]
-    if low:
-        dlogits_nV = dlogits_nV - (low * weights_n)[:, None]
-    # One entry a row: a scatter in place beats comparing every column with the target.
-    rows_n, width = jnp.arange(weights_n.shape[0]), dlogits_nV.shape[1]
-    columns_n = jnp.where(stats.local_n < 0, width, stats.local_n)  # negative ids would wrap
-    return dlogits_nV.at[rows_n, columns_n].add((low - high) * weights_n, mode="drop")
-
-
-def _zero_sums() -> LossSums:
-    return LossSums(*(jnp.float32(0.0) for _ in LossSums._fields))
-
-
-def _add_sums(a: LossSums, b: LossSums) -> LossSums:
-    return LossSums(*(x + y for x, y in zip(a, b, strict=True)))
-
-
-def _all_rows(head: _Head, sums: LossSums) -> LossSums:
-    if head.mesh is None or not head.batch_axes:
-        return sums
-    return jax.lax.psum(sums, head.batch_axes)
-
-
-def _block_of(tokens: _Tokens, index, block: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    return tuple(
-        jax.lax.dynamic_slice_in_dim(array, index * block, block)
-        for array in (tokens.hidden_ND, tokens.targets_N, tokens.weights_N)
-    )
-
-
-def _sums_of_shard(head: _Head, hidden_BSD, kernel_DV, targets_BS, weights_BS) -> LossSums:
-    block = _block_size(head, targets_BS.size, kernel_DV.shape[1])
-    tokens = _compact(head, block, hidden_BSD, targets_BS, weights_BS)
-
-    def body(index, sums):
-        hidden_nD, targets_n, weights_n = _block_of(tokens, index, block)
-        stats = _statistics(head, hidden_nD, kernel_DV, targets_n)
-        return _add_sums(sums, _block_sums(head, stats, weights_n))
-
-    return _all_rows(head, jax.lax.fori_loop(0, tokens.blocks, body, _zero_sums()))
-
-
-def _log_probs_of_shard(head: _Head, hidden_BSD, kernel_DV, targets_BS, weights_BS):
-    block = _block_size(head, targets_BS.size, kernel_DV.shape[1])
-    tokens = _compact(head, block, hidden_BSD, targets_BS, weights_BS)
-
-    def body(index, carry):
-        hidden_nD, targets_n, _ = _block_of(tokens, index, block)
-        stats = _statistics(head, hidden_nD, kernel_DV, targets_n)
-        new = (stats.label_n - stats.lse_n, stats.correct_n)
-        return tuple(
-            jax.lax.dynamic_update_slice_in_dim(old, x, index * block, 0)
-            for old, x in zip(carry, new, strict=True)
-        )
-
-    start = tuple(jnp.zeros(tokens.order_N.shape, dtype) for dtype in (jnp.float32, bool))
-    results = jax.lax.fori_loop(0, tokens.blocks, body, start)
-    return tuple(_scatter_back(tokens, x, targets_BS.shape) for x in results)
-
-
-def _scatter_back(tokens: _Tokens, values_N: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    flat = jnp.zeros((math.prod(shape[:2]), *values_N.shape[1:]), values_N.dtype)
-    return flat.at[tokens.order_N].set(values_N, mode="drop").reshape(shape)
-
-
-def _gradients_of_shard(head: _Head, hidden_BSD, kernel_DV, targets_BS, weights_BS):
-    """The sums and their gradients in hidden and kernel, float32, of one device's rows."""
-    block = _block_size(head, targets_BS.size, kernel_DV.shape[1])
-    tokens = _compact(head, block, hidden_BSD, targets_BS, weights_BS)
-
-    def gradients(hidden_nD, targets_n, weights_n):
-        stats = _statistics(head, hidden_nD, kernel_DV, targets_n)
-        dlogits_nV = _dlogits(head, stats, weights_n)
-        dhidden_nD = _product("nv,dv->nd", head, dlogits_nV, kernel_DV)
-        dkernel_DV = _product("nd,nv->dv", head, hidden_nD, dlogits_nV)
-        return _block_sums(head, stats, weights_n), dhidden_nD, dkernel_DV
-
-    def body(index, carry):
-        sums, dhidden_ND, dkernel_DV = carry
-        new_sums, dhidden_nD, new_DV = gradients(*_block_of(tokens, index, block))
-        dhidden_ND = jax.lax.dynamic_update_slice_in_dim(dhidden_ND, dhidden_nD, index * block, 0)
-        return _add_sums(sums, new_sums), dhidden_ND, dkernel_DV + new_DV
-
-    if tokens.order_N.shape[0] == block:  # no loop, so no second buffer as large as the kernel
-        sums, dhidden_ND, dkernel_DV = gradients(*_block_of(tokens, 0, block))
-    else:
-        zeros = (jnp.zeros(x.shape, jnp.float32) for x in (tokens.hidden_ND, kernel_DV))
-        carry = (_zero_sums(), *zeros)
-        sums, dhidden_ND, dkernel_DV = jax.lax.fori_loop(0, tokens.blocks, body, carry)
-    dhidden_BSD = _scatter_back(tokens, dhidden_ND, hidden_BSD.shape)
-    if head.mesh is not None:
-        dhidden_BSD = jax.lax.psum(dhidden_BSD, head.vocab_axes) if head.vocab_axes else dhidden_BSD
-        dkernel_DV = _reduce_kernel(head, dkernel_DV)
-    return _all_rows(head, sums), dhidden_BSD, dkernel_DV
-
-
-def _reduce_kernel(head: _Head, dkernel_DV: jax.Array) -> jax.Array:
-    """Sums over the batch axes and leaves each device its rows along the embed axes."""
-    rest = tuple(a for a in head.batch_axes if a not in head.embed_axes)
-    if rest:
-        dkernel_DV = jax.lax.psum(dkernel_DV, rest)
-    # Major axis first, the order in which a PartitionSpec splits a dimension.
-    for axis in head.embed_axes:
-        if axis in head.batch_axes:
-            dkernel_DV = jax.lax.psum_scatter(dkernel_DV, axis, scatter_dimension=0, tiled=True)
-        else:
-            rows = dkernel_DV.shape[0] // head.mesh.shape[axis]
-            start = jax.lax.axis_index(axis) * rows
-            dkernel_DV = jax.lax.dynamic_slice_in_dim(dkernel_DV, start, rows, 0)
-    return dkernel_DV

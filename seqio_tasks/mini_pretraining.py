@@ -129,7 +129,7 @@ def _unit_line(pool: Names, draw: Draw) -> str | None:
 
 
 _KINDS = (
-    (_list_line, 26), (_repeated_line, 14), (_aligned_line, 22), (_many_languages_line, 14),
+    (_list_line, 14), (_repeated_line, 34), (_aligned_line, 20), (_many_languages_line, 12),
     (_fact_line, 6), (_date_line, 7), (_calendar_line, 4), (_number_line, 4), (_unit_line, 3),
 )  # fmt: skip
 
