@@ -39,15 +39,15 @@ _MISSING_EVALUATION = {
 _NOT_ENGLISH_ALONE = ("translation", "language_identification")
 # Share of a cluster in a mixture, before languages.
 _CLUSTER_RATES = {
-    "paraphrase_identification": 26.0,
+    "paraphrase_identification": 14.0,
     "language_identification": 8.0,
-    "closed_book_qa": 14.0,
-    "extractive_qa": 38.0,
-    "translation": 4.0,
-    "data_to_text": 2.5,
-    "structure_to_text": 2.5,
-    "number_verbalisation": 2.5,
-    "code": 2.5,
+    "closed_book_qa": 45.0,
+    "extractive_qa": 15.0,
+    "translation": 6.0,
+    "data_to_text": 3.0,
+    "structure_to_text": 3.0,
+    "number_verbalisation": 3.0,
+    "code": 3.0,
 }
 # English has four times a large language's share (xP3: 39 %); languages with few names have less,
 # but more than their size would give.

@@ -12,6 +12,7 @@ import unicodedata
 from seqio_tasks import mini_facts as facts
 from seqio_tasks.mini_facts import Draw
 from seqio_tasks.mini_names import (
+    LABELLED,
     Item,
     Names,
     drawn_day,
@@ -21,6 +22,7 @@ from seqio_tasks.mini_names import (
     pick,
     two_options,
 )
+from seqio_tasks.mini_prompts import LABELS
 
 
 def _partner(pool: Names, draw: Draw) -> dict[str, str]:
@@ -148,9 +150,29 @@ def which_language(pool: Names, draw: Draw) -> Item | None:
 
 
 def nli(pool: Names, draw: Draw) -> Item | None:
-    """A list (or a date) and a name in it or not, in the language or in English."""
-    if draw.chance(20):
-        return _nli_date(pool, draw)
+    """A premise of names and a claim about it: their kind, a name in it, a date's month."""
+    share = draw.below(100)
+    if share < 60:
+        return _nli_kind(pool, draw)
+    return _nli_name(pool, draw) if share < 85 else _nli_date(pool, draw)
+
+
+def _nli_kind(pool: Names, draw: Draw) -> Item | None:
+    """The names are places, languages or currencies; the claim names one of these kinds."""
+    labels = LABELS["en"]
+    label, follows = draw.below(len(labels)), draw.chance(50)
+    members = pool.groups[LABELLED[label]]
+    if len(members) < 4:
+        return None
+    used = draw.sample(members, 1 + draw.below(3))
+    claim = label if follows else (label + 1 + draw.below(2)) % 3
+    premise = facts.list_text(pool.language, [pool.name[c] for c in used])
+    fields = {"premise": premise, "hypothesis": f"a {labels[claim]} is named"}
+    return Item("nli", fields, 0 if follows else 1, (), tuple(used))
+
+
+def _nli_name(pool: Names, draw: Draw) -> Item | None:
+    """A list and a name in it or not, in the language or in English."""
     picked = pick(pool, draw, 4)
     if not picked:
         return None
@@ -162,7 +184,7 @@ def nli(pool: Names, draw: Draw) -> Item | None:
         stated = facts.names("en")[claim]
     premise = facts.list_text(pool.language, [pool.name[c] for c in listed])
     used = tuple(dict.fromkeys([*listed, claim]))
-    fields = {"premise": premise, "hypothesis": stated}
+    fields = {"premise": premise, "hypothesis": f"{stated} is named"}
     return Item("nli", fields, 0 if follows else 1, (), used)
 
 
@@ -177,7 +199,7 @@ def _nli_date(pool: Names, draw: Draw) -> Item | None:
         return None
     fields = {
         "premise": facts.date_text(pool.language, day, "long"),
-        "hypothesis": pool.name[claim],
+        "hypothesis": f"{pool.name[claim]} is named",
     }
     used = (f"month:{day.month}", claim)
     return Item("nli", fields, 0 if follows else 1, (), used)

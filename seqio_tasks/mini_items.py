@@ -13,6 +13,7 @@ from seqio_tasks import mini_comparisons as comparisons
 from seqio_tasks import mini_facts as facts
 from seqio_tasks.mini_facts import Draw
 from seqio_tasks.mini_names import (
+    LABELLED,
     Item,
     Names,
     allowed,
@@ -22,8 +23,6 @@ from seqio_tasks.mini_names import (
     pick,
     two_options,
 )
-
-LABELLED = ("territory", "language", "currency")
 
 
 def category(pool: Names, draw: Draw) -> Item | None:
@@ -35,6 +34,19 @@ def category(pool: Names, draw: Draw) -> Item | None:
     used = draw.sample(members, 1 + draw.below(2))
     text = ", ".join(pool.name[c] for c in used)
     return Item("category", {"a": text}, label, (), tuple(used))
+
+
+def is_kind(pool: Names, draw: Draw) -> Item | None:
+    """One or two names of a kind, and a kind: is it theirs?"""
+    label = draw.below(3)
+    members = pool.groups[LABELLED[label]]
+    if len(members) < 4:
+        return None
+    used = draw.sample(members, 1 + draw.below(2))
+    yes = draw.chance(50)
+    asked = label if yes else (label + 1 + draw.below(2)) % 3
+    fields = {"a": ", ".join(pool.name[c] for c in used), "label": str(asked)}
+    return Item("is_kind", fields, 0 if yes else 1, (), tuple(used))
 
 
 def which_is(pool: Names, draw: Draw) -> Item | None:
@@ -225,10 +237,24 @@ def code(pool: Names, draw: Draw) -> Item | None:
 
 
 KINDS: dict[str, Callable[[Names, Draw], Item | None]] = {
-    "same_meaning": comparisons.same_meaning, "same_language": comparisons.same_language,
-    "which_language": comparisons.which_language, "category": category, "which_is": which_is,
-    "currency_of": currency_of, "language_of": language_of, "lookup": lookup, "after": after,
-    "member": member, "translate": translate, "date": date, "list": list_items, "unit": unit,
-    "to_words": to_words, "to_digits": to_digits, "code": code, "nli": comparisons.nli,
+    "same_meaning": comparisons.same_meaning,
+    "same_language": comparisons.same_language,
+    "which_language": comparisons.which_language,
+    "category": category,
+    "is_kind": is_kind,
+    "which_is": which_is,
+    "currency_of": currency_of,
+    "language_of": language_of,
+    "lookup": lookup,
+    "after": after,
+    "member": member,
+    "translate": translate,
+    "date": date,
+    "list": list_items,
+    "unit": unit,
+    "to_words": to_words,
+    "to_digits": to_digits,
+    "code": code,
+    "nli": comparisons.nli,
     "completion": comparisons.completion,
-}  # fmt: skip
+}

@@ -9,6 +9,9 @@ import functools
 from seqio_tasks import mini_facts as facts
 from seqio_tasks.mini_facts import Draw
 
+# The kinds of name that questions ask for, in the order of mini_prompts.LABELS.
+LABELLED = ("territory", "language", "currency")
+
 
 @dataclasses.dataclass(frozen=True)
 class Item:

@@ -38,7 +38,7 @@ YES_NO = {
     "hi": ("हाँ", "नहीं"),
     "ar": ("نعم", "لا"),
 }
-# What a name names, in the order of mini_items.LABELLED.
+# What a name names, in the order of mini_names.LABELLED.
 LABELS = {
     "en": ("place", "language", "currency"),
     "fr": ("lieu", "langue", "monnaie"),
@@ -75,6 +75,11 @@ _ENGLISH = {
         "place, language or currency? {a}",
         "{a}. What kind of name is this: place, language or currency?",
         "What does {a} name? Answer place, language or currency.",
+    ),
+    "is_kind": (
+        "Is this a {label}: {a}? yes or no",
+        "{a}. Is that a {label}? yes or no",
+        "Does {a} name a {label}? yes or no",
     ),
     "which_is": (
         "Which is a {label}: {a} or {b}?",
@@ -166,6 +171,16 @@ _NATIVE = {
         "hi": "{a}: स्थान, भाषा या मुद्रा?",
         "ar": "{a}: مكان أم لغة أم عملة؟",
     },
+    "is_kind": {
+        "fr": "{a} : est-ce un nom de {label} ? oui ou non",
+        "es": "¿Es {a} nombre de {label}? sí o no",
+        "id": "Apakah {a} nama {label}? ya atau tidak",
+        "sw": "Je, {a} ni {label}? ndiyo au hapana",
+        "vi": "{a} có phải là {label} không? có hay không",
+        "zh": "{a}是{label}吗？是或否",
+        "hi": "क्या {a} {label} है? हाँ या नहीं",
+        "ar": "هل {a} اسم {label}؟ نعم أو لا",
+    },
     "currency_of": {
         "fr": "Quelle est la monnaie ici : {a} ?",
         "es": "¿Cuál es la moneda de {a}?",
@@ -182,9 +197,9 @@ _NATIVE = {
 _HELD_OUT = {
     "nli": (
         "Premise: {premise}. Hypothesis: {hypothesis}. Does it follow? yes or no",
-        "Suppose we know: {premise}. Can we infer {hypothesis}? yes or no",
-        "{premise}. Based on this, is {hypothesis} certain? yes or no",
-        "Given {premise}, should we assume {hypothesis}? yes or no",
+        "Suppose we know: {premise}. Can we infer that {hypothesis}? yes or no",
+        "{premise}. Based on this, is it certain that {hypothesis}? yes or no",
+        "Given {premise}, should we assume that {hypothesis}? yes or no",
     ),
     "completion": (
         "{context}, ... How does it go on: {a} or {b}?",
@@ -194,7 +209,7 @@ _HELD_OUT = {
     ),
 }
 
-_YES_NO_KINDS = ("same_meaning", "same_language", "nli")
+_YES_NO_KINDS = ("same_meaning", "same_language", "is_kind", "nli")
 
 
 def _choices(kind: str, language: str) -> tuple[str, ...]:

@@ -16,7 +16,10 @@ from seqio_tasks.mini_prompts import Prompt, prompts
 CLUSTERS: dict[str, tuple[dict[str, int], int]] = {
     "paraphrase_identification": ({"same_meaning": 1}, 1500),
     "language_identification": ({"same_language": 4, "which_language": 1}, 800),
-    "closed_book_qa": ({"category": 5, "which_is": 3, "currency_of": 1, "language_of": 1}, 1000),
+    "closed_book_qa": (
+        {"is_kind": 6, "category": 3, "which_is": 2, "currency_of": 1, "language_of": 1},
+        1800,
+    ),
     "extractive_qa": ({"lookup": 3, "after": 1, "member": 3}, 900),
     "translation": ({"translate": 1}, 400),
     "data_to_text": ({"date": 1}, 200),
