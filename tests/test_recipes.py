@@ -1,6 +1,7 @@
 """Every gin file that ships resolves to a run whose pieces can be made, without a device."""
 
 import csv
+import dataclasses
 import re
 
 import jax
@@ -11,6 +12,7 @@ from mt0_tpu import gin_config
 GIN = gin_config.gin_folder()
 SIZES = ("tiny", "mini", "small", "base", "large", "xl", "xxl")
 RECIPES = sorted(path.name for path in (GIN / "recipes").glob("*.gin"))
+TRAINING_RECIPES = [name for name in RECIPES if name not in ("mini_eval.gin", "mini_infer.gin")]
 JOB_OF_RUN = {"pretrain": "train", "finetune": "train", "eval": "eval", "infer": "infer"}
 # One value for every macro that the run files leave to the user.
 GIVEN = {
@@ -83,7 +85,19 @@ def test_the_head_of_a_model_file_gives_its_number_of_parameters(size):
     assert f"{count:,} parameters" in (GIN / f"models/mt5/{size}.gin").read_text()
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("job", ["eval", "infer"])
+def test_mini_recipes_score_and_ask_the_network_they_train(job):
+    name = f"mini_{job}.gin"
+    asked = {**GIVEN, "CHECKPOINT_PATH": "'runs/mini_mt0'", "INPUTS_PATH": "'questions.jsonl'"}
+    wanted = ["CHECKPOINT_PATH"] + (["INPUTS_PATH"] if job == "infer" else [])
+    flags = [f"--gin.{macro}={asked[macro]}" for macro in wanted]
+    arguments = gin_config.parse([f"--gin_file=recipes/{name}", *flags], job).arguments
+    trained = recipe("mini_mt0.gin").arguments["model"]
+    # Dropout is the run's, not the network's.
+    assert dataclasses.replace(arguments["model"], dropout_rate=0.0) == trained
+
+
+@pytest.mark.parametrize("name", TRAINING_RECIPES)
 def test_recipes_can_be_made(name):
     from mt0_tpu.data import batches
     from mt0_tpu.models.t5 import T5

@@ -199,7 +199,9 @@ def test_errors(root, tmp_path, cache_writer):
         open_sources(dataclasses.replace(_config(root), mixture_or_task_name="mx"))
     with pytest.raises(UserError, match="no split 'trian'.* Did you mean 'train'"):
         open_sources(_config(root, split="trian"))
-    with pytest.raises(UserError, match="task 'a' has 250100 ids in 'inputs'"):
+    with pytest.raises(
+        UserError, match="vocabulary of 250100 ids in 'inputs', but the model has 32000"
+    ):
         check_vocabulary(open_sources(_config(root)), 32_000)
     cache_writer(tmp_path, {"long": [(range(99), [1])] * 5})
     with pytest.raises(UserError, match="hold no usable example .* 32 were longer than a row"):
