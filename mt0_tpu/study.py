@@ -36,6 +36,7 @@ class Arm:
     Attributes:
       name: its folder under OUT/seed<S>/.
       recipe: gin file.
+      mixture: what it trains on.
       after: the arm whose last checkpoint it starts from; None starts from scratch.
     """
 
