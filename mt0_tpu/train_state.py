@@ -57,15 +57,34 @@ def state_shardings(model: nn.Module, optimizer, mesh: Mesh) -> TrainState:
     return partitioning.shardings(axes, shapes, mesh)
 
 
+# A leaf above this is drawn by a program of its own.
+_LARGE_BYTES = 64 << 20
+
+
 def init_state(model: nn.Module, optimizer, mesh: Mesh, seed: int) -> TrainState:
-    """Draws a state, already lying as state_shardings says."""
-    axes = parameter_axes(model)
+    """Draws a state, already lying as state_shardings says.
 
-    def draw():
-        params = init_params(model, seed)
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params, axes))
+    Large leaves are drawn one after the other: in one program the random bits of all of them
+    are alive together, and drawing would need more memory than a step of training.
+    """
+    where = state_shardings(model, optimizer, mesh)
+    shapes = jax.eval_shape(lambda: init_params(model, seed))
+    leaves, tree = jax.tree.flatten(shapes)
+    places = jax.tree.leaves(where.params)
+    large = [i for i, leaf in enumerate(leaves) if leaf.size * 4 > _LARGE_BYTES]
+    small = [i for i in range(len(leaves)) if i not in large]
+    drawn: list = [None] * len(leaves)
+    for group in [[i] for i in large] + [small]:
 
-    return jax.jit(draw, out_shardings=state_shardings(model, optimizer, mesh))()
+        def draw(group=group):
+            every = jax.tree.leaves(init_params(model, seed))
+            return [every[i] for i in group]
+
+        made = jax.jit(draw, out_shardings=[places[i] for i in group])()
+        for i, leaf in zip(group, jax.block_until_ready(made), strict=True):
+            drawn[i] = leaf
+    params = jax.tree.unflatten(tree, drawn)
+    return state_from_params(params, 0, model, optimizer, mesh)
 
 
 def state_from_params(params, step: int, model: nn.Module, optimizer, mesh: Mesh) -> TrainState:
@@ -76,4 +95,5 @@ def state_from_params(params, step: int, model: nn.Module, optimizer, mesh: Mesh
     def fresh(params):
         return TrainState(jnp.asarray(step, jnp.int32), params, optimizer.init(params, axes))
 
-    return jax.jit(fresh, out_shardings=where)(params)
+    # Donated, so that the parameters are not held twice.
+    return jax.jit(fresh, out_shardings=where, donate_argnums=0)(params)
