@@ -119,6 +119,10 @@ def train(
             f"the run is at step {step} and TRAIN_STEPS is {final_step}; TRAIN_STEPS counts from "
             "0, pretraining included: write a larger one, or TRAIN_STEPS_RELATIVE"
         )
+    if step == final_step and start.kind == "resume":
+        say(f"nothing to do: {model_dir} is at step {step} already")
+        checkpointer.close()
+        return TrainSummary(model_dir, step, {}, time.monotonic() - began)
     if leader:
         _write_run_files(model_dir, config_text, shapes, axes, where, step)
 
@@ -156,7 +160,6 @@ def train(
     window_began, window_step, window_tokens = time.monotonic(), step, 0.0
     loop_began = time.monotonic()
     pending = None
-    saved_step = step if start.kind == "resume" else None
     say(f"training from step {step} to {final_step}: {model_dir}")
 
     while step < final_step:
@@ -212,14 +215,11 @@ def train(
                 "base_step": base_step,
             }
             checkpointer.save(state, position, eval_metrics)
-            saved_step = step
 
     checkpointer.close()
     loader.close()
     if writer:
         writer.close()
-    if saved_step != step:
-        say(f"nothing to do: {model_dir} is at step {step} already")
     line.say(f"done: step {step} in {progress.duration(time.monotonic() - began)}; {model_dir}")
     return TrainSummary(model_dir, step, last_metrics, time.monotonic() - began)
 
