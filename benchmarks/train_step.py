@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--targets", type=int, default=64)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--block_mib", type=int, default=64)
+    parser.add_argument("--block_mib", type=int, default=256)
     parser.add_argument("--remat", default="none")
     args = parser.parse_args()
 
