@@ -11,6 +11,7 @@ from mt0_tpu import gin_config
 
 GIN = gin_config.gin_folder()
 SIZES = ("tiny", "mini", "small", "base", "large", "xl", "xxl")
+PUBLISHED = ["small", "base", "large", "xl", "xxl", "xxl_mt", "xxl_p3"]
 RECIPES = sorted(path.name for path in (GIN / "recipes").glob("*.gin"))
 TRAINING_RECIPES = [name for name in RECIPES if name not in ("mini_eval.gin", "mini_infer.gin")]
 JOB_OF_RUN = {"pretrain": "train", "finetune": "train", "eval": "eval", "infer": "infer"}
@@ -127,7 +128,7 @@ def test_recipes_say_command_hardware_time_and_score(name):
     assert f"--gin_file=recipes/{name}" in head
 
 
-@pytest.mark.parametrize("size", ["small", "base", "large", "xl", "xxl", "xxl_mt", "xxl_p3"])
+@pytest.mark.parametrize("size", PUBLISHED)
 def test_the_published_recipe(size):
     arguments = recipe(f"mt0_{size}.gin").arguments
     dataset = arguments["train_dataset"]
@@ -144,7 +145,7 @@ def test_the_published_recipe(size):
     assert dataset.mixture_or_task_name == mixture
 
 
-@pytest.mark.parametrize("size", ["small", "base", "large", "xl", "xxl"])
+@pytest.mark.parametrize("size", PUBLISHED)
 def test_the_packed_recipe_sees_as_many_tokens(size):
     dataset = recipe(f"packed_mt0_{size}.gin").arguments["train_dataset"]
     assert dataset.pack
@@ -155,8 +156,9 @@ def test_the_packed_recipe_sees_as_many_tokens(size):
     assert fewest < 184_743 < most
 
 
-def test_the_t0_style_recipe():
-    arguments = recipe("t0_style_mt0_xl.gin").arguments
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_the_t0_style_recipe(size):
+    arguments = recipe(f"t0_style_mt0_{size}.gin").arguments
     dataset = arguments["train_dataset"]
     assert (dataset.batch_size, arguments["num_microbatches"]) == (1024, 16)
     assert dataset.pack and arguments["model"].dropout_rate == 0.0
