@@ -26,6 +26,7 @@ def summarise(sums: Mapping[str, float], steps: int) -> dict[str, float]:
     metrics = {name: sums[name] / steps for name in _PER_STEP if name in sums}
     metrics["accuracy"] = _ratio(sums["weighted_correct"], sums["weight"])
     metrics["loss_per_nonpadding_target_token"] = _ratio(sums["weighted_loss"], sums["weight"])
+    metrics["loss_per_all_target_tokens"] = _ratio(sums["weighted_loss"], sums["decoder_positions"])
     for side in ("encoder", "decoder"):
         metrics[f"non_padding_fraction/{side}"] = _ratio(
             sums[f"{side}_tokens"], sums[f"{side}_positions"]

@@ -157,7 +157,8 @@ def train(
     rows_where = partitioning.batch_sharding(device_mesh)
     eval_metrics: dict[str, float] | None = None
     last_metrics: dict[str, float] = {}
-    window_began, window_step, window_tokens = time.monotonic(), step, 0.0
+    # Sums that came with the checkpoint were paid for by the run before: no part of this speed.
+    window_began, window_step, inherited = time.monotonic(), step, dict(log.sums)
     loop_began = time.monotonic()
     pending = None
     say(f"training from step {step} to {final_step}: {model_dir}")
@@ -184,18 +185,21 @@ def train(
                 f"{1 / rate:.2f} steps/s  eta {progress.duration((final_step - step) * rate)}"
             )
         if logs_now:
-            tokens = log.sums["encoder_tokens"] + log.sums["decoder_tokens"]
             seconds = max(time.monotonic() - window_began, 1e-9)
+            fresh = {name: value - inherited.get(name, 0.0) for name, value in log.sums.items()}
+            targets, inputs = fresh["decoder_tokens"], fresh["encoder_tokens"]
             metrics = progress.summarise(log.sums, log.steps)
             metrics |= {
                 "timing/seconds": seconds,
                 "timing/steps_per_second": (step - window_step) / seconds,
-                "timing/real_tokens_per_second": (tokens - window_tokens) / seconds,
+                "timing/seqs_per_second": (step - window_step) * train_dataset.batch_size / seconds,
+                "timing/target_tokens_per_second": targets / seconds,
+                "timing/real_tokens_per_second": (targets + inputs) / seconds,
                 "timing/uptime": time.monotonic() - began,
             }
             last_metrics = metrics
             log.reset()
-            window_began, window_step, window_tokens = time.monotonic(), step, 0.0
+            window_began, window_step, inherited = time.monotonic(), step, {}
             if writer:
                 writer.write(step, "train", metrics, "train")
                 say(_log_line(step, final_step, metrics, (final_step - step) * rate))

@@ -104,7 +104,7 @@ def find_provider(name: str, module: str | None) -> Any:
     provider = registered()
     if provider is None:
         near = did_you_mean(name, [*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names()])
-        where = "" if module else "; name the module that registers it with --module"
+        where = "" if module else "; name the module that registers it (MIXTURE_OR_TASK_MODULE)"
         raise UserError(f"no SeqIO mixture or task is named '{name}'{where}.{near}")
     return provider
 
@@ -203,6 +203,8 @@ def _run_child(command: list[str], progress: Callable[[str], None]) -> None:
             errors.seek(0)
             lines = [line.strip() for line in errors if line.strip()]
             said = lines[-1] if lines else f"it ended with code {child.returncode}"
+            if said.startswith("mt0: error: "):  # written for a user already
+                raise UserError(said.removeprefix("mt0: error: "))
             raise UserError(f"caching failed: {said} (`{' '.join(command[1:])}`)")
 
 
