@@ -144,9 +144,7 @@ def ensure_cached(
     _run_child(command, progress)
 
 
-def ensure_mixtures(
-    names: Sequence[str], cache_dir: str, progress: Callable[[str], None]
-) -> None:
+def ensure_mixtures(names: Sequence[str], cache_dir: str, progress: Callable[[str], None]) -> None:
     """Caches mixtures of ours that are not there, all splits, in one child process."""
     root = cache_path(cache_dir)
     missing = [name for name in names if not mixture_file(root, name).is_file()]

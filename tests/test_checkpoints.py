@@ -1,0 +1,53 @@
+"""The start rule, and what is said of folders that are no checkpoint of ours."""
+
+import pytest
+
+from mt0_tpu import checkpoints
+from mt0_tpu.checkpoints import CheckpointConfig, Start, find_start
+from mt0_tpu.errors import UserError
+
+
+def fake_run(folder, *steps):
+    for step in steps:
+        (folder / "checkpoints" / str(step) / "state").mkdir(parents=True)
+    return str(folder)
+
+
+def test_the_start_rule_is_an_order(tmp_path):
+    own = fake_run(tmp_path / "own", 5, 20, 100)
+    other = fake_run(tmp_path / "other", 7, 9)
+    empty = str(tmp_path / "empty")
+    assert find_start(own, other, True) == Start("resume", own, 100)
+    assert find_start(empty, other, True) == Start("initial", other, 9)
+    assert find_start(empty, f"{other}/checkpoints", False) == Start("initial", other, 9)
+    assert find_start(empty, f"{other}/checkpoints/7", False) == Start("initial", other, 7)
+    assert find_start(empty, None, True) == Start("scratch")
+    with pytest.raises(UserError, match="nothing to start from"):
+        find_start(empty, None, False)
+
+
+def test_half_a_checkpoint_is_none(tmp_path):
+    run = fake_run(tmp_path / "run", 5)
+    (tmp_path / "run/checkpoints/10.orbax-checkpoint-tmp").mkdir()
+    assert checkpoints.steps_of(run) == [5]
+
+
+@pytest.mark.parametrize(
+    "folder, kind",
+    [
+        ("t5_tiny/ckpt_legacy_float32/checkpoint_1000003", "a T5X checkpoint"),
+        ("t5_tiny/ckpt_orbax/checkpoint_1000003", "a T5X Orbax checkpoint"),
+        ("t5_tiny/hf", "a Hugging Face folder"),
+        ("rank", "no checkpoint at"),
+        ("rink", "the folder does not exist"),
+    ],
+)
+def test_other_formats_are_recognised_and_refused(golden, tmp_path, folder, kind):
+    with pytest.raises(UserError, match=kind):
+        find_start(str(tmp_path), str(golden / folder), False)
+
+
+@pytest.mark.parametrize("name", ["save_every_steps", "keep_last", "keep_every_steps"])
+def test_settings_must_be_positive(name):
+    with pytest.raises(UserError, match=f"CheckpointConfig.{name} is 0"):
+        CheckpointConfig(**{name: 0})
