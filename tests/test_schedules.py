@@ -17,8 +17,7 @@ def reference(step, factors, base, warmup, decay_factor, per_decay, per_cycle, f
         rate *= {
             "constant": lambda: base,
             "linear_warmup": lambda: min(1.0, step / warmup),
-            "linear_decay": lambda: base
-            * min(step / warmup, 1.0 + decay_factor * (warmup - step)),
+            "linear_decay": lambda: base * min(step / warmup, 1.0 + decay_factor * (warmup - step)),
             "rsqrt_decay": lambda: max(step, warmup) ** -0.5,
             "rsqrt_normalized_decay": lambda: (warmup / max(step, warmup)) ** 0.5,
             "decay_every": lambda: decay_factor ** (step // per_decay),
