@@ -36,6 +36,7 @@ study: venv  ## every arm of the mini study, three seeds, and the report that co
 
 lint: venv  ## ruff
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 test: lint  ## every test
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --durations=15
