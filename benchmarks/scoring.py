@@ -14,20 +14,9 @@ import time
 import jax
 import numpy as np
 
+from benchmarks.mt5_small import MT5_SMALL
 from mt0_tpu import scoring, train_state
-from mt0_tpu.models.t5 import T5, T5Config
-
-MT5_SMALL = T5Config(
-    vocab_size=250112,
-    emb_dim=512,
-    num_heads=6,
-    head_dim=64,
-    mlp_dim=1024,
-    num_encoder_layers=8,
-    num_decoder_layers=8,
-    dropout_rate=0.0,
-    dtype="float32",
-)
+from mt0_tpu.models.t5 import T5
 
 
 def examples(seed: int = 0, count: int = 48) -> list[tuple[list[int], list[list[int]]]]:

@@ -8,6 +8,7 @@ time means something on an idle machine only.
 """
 
 import argparse
+import dataclasses
 import json
 import resource
 import time
@@ -15,10 +16,11 @@ import time
 import jax
 import numpy as np
 
+from benchmarks.mt5_small import MT5_SMALL
 from mt0_tpu import partitioning, train_state
 from mt0_tpu import train_step as steps
 from mt0_tpu.losses import LossConfig
-from mt0_tpu.models.t5 import T5, T5Config
+from mt0_tpu.models.t5 import T5
 from mt0_tpu.optimizers import Adafactor
 from mt0_tpu.partitioning import MeshConfig
 from mt0_tpu.schedules import LearningRate
@@ -42,11 +44,9 @@ def main() -> None:
     parser.add_argument("--remat", default="none")
     args = parser.parse_args()
 
-    config = T5Config(
-        vocab_size=250112, emb_dim=512, num_heads=6, head_dim=64, mlp_dim=1024,
-        num_encoder_layers=8, num_decoder_layers=8, dropout_rate=0.1, dtype=args.dtype,
-        remat_policy=args.remat,
-    )  # fmt: skip
+    config = dataclasses.replace(
+        MT5_SMALL, dropout_rate=0.1, dtype=args.dtype, remat_policy=args.remat
+    )
     rng = np.random.default_rng(0)
     inputs = rng.integers(2, 250_000, (args.rows, args.inputs), dtype=np.int32)
     targets = rng.integers(2, 250_000, (args.rows, args.targets), dtype=np.int32)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from mt0_tpu.models.t5 import T5, T5Config
 from mt0_tpu.partitioning import MeshConfig
 from mt0_tpu.rank_tasks import RankTask, open_rank_tasks
 from mt0_tpu.text_vocabulary import TextVocabulary, mini_model, open_vocabulary
+from mt0_tpu.whole_file import write_whole
 
 
 def evaluate(
@@ -119,7 +119,7 @@ def evaluate(
         _write_lines(folder / "rank.jsonl", earlier + lines)
         # An older step evaluated later adds lines; the summary stays that of the newest.
         if all(line["step"] <= step for line in earlier):
-            _write_whole(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+            write_whole(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
         print(rank_results.table(found))
     distributed.barrier("eval written")
     return summary
@@ -240,14 +240,4 @@ def _inference_lines(
 
 
 def _write_lines(path: Path, lines: Sequence[Mapping]) -> None:
-    _write_whole(path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in lines))
-
-
-def _write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_whole(path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in lines))

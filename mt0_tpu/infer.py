@@ -19,6 +19,7 @@ from mt0_tpu.input_lines import open_inputs
 from mt0_tpu.models.t5 import T5Config
 from mt0_tpu.partitioning import MeshConfig
 from mt0_tpu.text_vocabulary import TextVocabulary, check_size, content, open_vocabulary
+from mt0_tpu.whole_file import write_whole
 
 MODES = ("predict",)
 _SHORTEST_BUCKET = 16
@@ -251,7 +252,7 @@ class OutputFile:
             with self._partial.open("r+b") as file:
                 file.truncate(_whole_lines(self._partial)[1])
         else:
-            _write_whole(self._partial_job, json.dumps(self._job, indent=1) + "\n")
+            write_whole(self._partial_job, json.dumps(self._job, indent=1) + "\n")
             self._partial.touch()
 
     def append(self, lines: Sequence[Mapping]) -> None:
@@ -293,12 +294,3 @@ def _whole_lines(path: Path) -> tuple[int, int]:
                 break
             count, size = count + 1, size + len(line)
     return count, size
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

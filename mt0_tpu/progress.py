@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+
+from mt0_tpu.whole_file import write_whole
 
 # Sums of train_step.metric_sums that describe one step and are averaged over steps.
 _PER_STEP = ("loss", "cross_ent_loss", "z_loss", "learning_rate", "grad_norm")
@@ -105,9 +106,7 @@ class MetricWriter:
                     kept.append(line + "\n")
             except (json.JSONDecodeError, KeyError, TypeError):
                 break  # a line the crash cut short; what follows it cannot be older
-        temporary = self._path.with_suffix(".jsonl.tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, self._path)
+        write_whole(self._path, "".join(kept))
 
     def _board(self, folder: str):
         if folder not in self._boards:

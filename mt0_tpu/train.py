@@ -28,6 +28,7 @@ from mt0_tpu.models.t5 import T5, T5Config
 from mt0_tpu.optimizers import Adafactor, AdamW
 from mt0_tpu.partitioning import MeshConfig
 from mt0_tpu.schedules import LearningRate
+from mt0_tpu.whole_file import write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -339,7 +340,7 @@ def _write_run_files(model_dir: str, config_text: str, shapes, axes, where, step
     config = folder / "config.gin"
     if config.exists() and config.read_text(encoding="utf-8") != config_text:
         config.rename(folder / f"config-until-step-{step}.gin")
-    config.write_text(config_text, encoding="utf-8")
+    write_whole(config, config_text)
     rows = []
     total = 0
     leaves = jax.tree_util.tree_leaves_with_path(shapes.params)
@@ -352,4 +353,4 @@ def _write_run_files(model_dir: str, config_text: str, shapes, axes, where, step
         shape = ", ".join(f"{n}={s}" for n, s in zip(axis_names, leaf.shape, strict=True))
         rows.append(f"{name:<70} {size:>14,} ({shape}) {place.spec}")
     text = "\n".join([*rows, f"total parameters: {total:,}", ""])
-    (folder / "model-info.txt").write_text(text, encoding="utf-8")
+    write_whole(folder / "model-info.txt", text)
