@@ -53,17 +53,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    parser, commands = _parsers()
+    parser, commands = _parsers(arguments)
     words = [word for word in arguments[:1] if not word.startswith("-")]
     if words and words[0] not in commands:
         hint = did_you_mean(words[0], commands) or f" There are: {', '.join(commands)}."
         raise UserError(f"there is no command '{words[0]}'.{hint}")
     known, unknown = parser.parse_known_args(_gin_bindings_spelt_out(arguments))
     if unknown:
-        options = commands[known.command]._option_string_actions if known.command else ()
-        flag = unknown[0].partition("=")[0]
-        hint = did_you_mean(flag, options)
-        raise UserError(f"`mt0 {known.command or ''}` takes no '{unknown[0]}'.{hint}")
+        name = " ".join(filter(None, (known.command, getattr(known, "what", None))))
+        options = commands[name]._option_string_actions if name else ()
+        hint = did_you_mean(unknown[0].partition("=")[0], options)
+        raise UserError(f"`mt0 {name}` takes no '{unknown[0]}'.{hint}")
     if known.command is None:
         parser.print_help()
         return 0
@@ -91,7 +91,9 @@ def _gin_bindings_spelt_out(arguments: list[str]) -> list[str]:
     return spelt_out
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def _parsers(
+    arguments: Sequence[str] = (),
+) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     import mt0_tpu
 
     parser = _Parser(prog="mt0", description=mt0_tpu.__doc__, allow_abbrev=False)
@@ -112,7 +114,12 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         commands[name] = command
         return command
 
-    _add_tasks(add("tasks", _run_tasks, "list tasks and mixtures, show what they hold"))
+    tasks = add("tasks", None, "list, show, make and check tasks, mixtures and prompts")
+    if list(arguments[:1]) == ["tasks"]:
+        from mt0_tpu import task_commands
+
+        words = task_commands.add_words(tasks)
+        commands |= {f"tasks {word}": parser for word, parser in words.items()}
     _add_cache(add("cache", _run_cache, "tokenise a task or mixture into its cache"))
     train = add("train", _run_train, "train; with no gin file, the embedded mini mT0")
     study = add("study", _run_study, "train all arms of the mini study and compare them")
@@ -191,33 +198,7 @@ def _run_study(flags: argparse.Namespace) -> None:
     study.run_study(output_dir=flags.output_dir, seeds=seeds, quick=flags.quick)
 
 
-# tasks, cache, report
-
-
-def _add_tasks(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "what", choices=("list", "show", "stats"), help="names; rendered examples; cached lengths"
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="a task or mixture")
-    parser.add_argument("--module", help="module that registers tasks, as MIXTURE_OR_TASK_MODULE")
-    parser.add_argument("--split", default="train", help="split to show (%(default)s)")
-    parser.add_argument("--num_examples", type=int, default=3, help="examples (%(default)s)")
-    parser.add_argument("--cache_dir", help="folder of caches, for stats ($MT0_CACHE_DIR)")
-
-
-def _run_tasks(flags: argparse.Namespace) -> None:
-    from mt0_tpu import task_listing
-
-    if flags.what == "list":
-        task_listing.print_list(flags.names, flags.module)
-        return
-    if not flags.names:
-        raise UserError(f"`mt0 tasks {flags.what}` wants a NAME; `mt0 tasks list` has them.")
-    for name in flags.names:
-        if flags.what == "show":
-            task_listing.print_examples(name, flags.split, flags.num_examples, flags.module)
-        else:
-            task_listing.print_stats(name, flags.split, flags.cache_dir)
+# cache, report
 
 
 def _add_cache(parser: argparse.ArgumentParser) -> None:

@@ -75,7 +75,7 @@ def test_unquoted_text_exits_2_through_the_module():
         (["study", "--seeds=1,x"], "--seeds=0,1,2"),
         (["cache", "--cache_dir=c"], "--mixture"),
         (["tasks", "shw"], "invalid choice: 'shw'"),
-        (["tasks", "show"], "wants a NAME"),
+        (["tasks", "show"], "required: NAME"),
         (["report"], "RUN"),
     ],
 )
