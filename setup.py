@@ -60,8 +60,9 @@ setup(
         "gcs": ["gcsfs>=2024.2"],
         # Beam holds protobuf below 7, sentencepiece 0.2.2 and later want 7.
         "beam": ["apache-beam>=2.70", "sentencepiece<0.2.2"],
-        # T5X is on no package index; gin/t5x has its configurations.
-        "t5x": ["t5x @ git+https://github.com/google-research/t5x.git"],
+        # T5X is on no package index; gin/t5x has its configurations. It imports TensorBoard, which
+        # it does not name and TensorFlow 2.21 no longer brings.
+        "t5x": ["t5x @ git+https://github.com/google-research/t5x.git", "tensorboard>=2.18"],
         "dev": [
             "apache-beam>=2.70",
             "hypothesis>=6.100",

@@ -36,7 +36,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command line and returns the exit code: 2 for a user's mistake, 130 for Ctrl-C."""
+    """Runs one command line and returns the exit code: 2 for a user's mistake, 130 for Ctrl-C.
+
+    `mt0 tasks check` has a code of its own for what it found.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _dispatch(arguments)
@@ -74,8 +77,7 @@ def _dispatch(arguments: list[str]) -> int:
     # TensorFlow greets with a screen of lines about the processor, should it be imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    known.run(known)
-    return 0
+    return known.run(known) or 0
 
 
 def _gin_bindings_spelt_out(arguments: list[str]) -> list[str]:
@@ -206,15 +208,59 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
         "--mixture", required=True, action="append", help="task or mixture; repeat it for more"
     )
     parser.add_argument("--cache_dir", help="folder of caches ($MT0_CACHE_DIR)")
+    parser.add_argument(
+        "--data_dir", help="folder of released files, xP3 and so on ($MT0_DATA_DIR)"
+    )
     parser.add_argument("--module", help="module that registers it, as MIXTURE_OR_TASK_MODULE")
     parser.add_argument("--split", action="append", help="split; repeat it (all splits)")
     parser.add_argument("--num_processes", type=int, help="processes (one per core)")
     parser.add_argument("--overwrite", action="store_true", help="cache again what is cached")
+    parser.add_argument(
+        "--task_feature_lengths",
+        metavar="inputs=N,targets=M",
+        help="a job's row lengths, to count the examples that are longer",
+    )
+    parser.add_argument(
+        "--runner",
+        help="run on Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner, …",
+    )
+    parser.add_argument(
+        "--runner_option",
+        action="append",
+        default=[],
+        metavar="--NAME=VALUE",
+        help="a pipeline option of Beam's; repeat it: --runner_option=--project=x",
+    )
+
+
+def _feature_lengths(text: str | None) -> dict[str, int] | None:
+    if text is None:
+        return None
+    try:
+        lengths = {name: int(value) for name, value in (p.split("=") for p in text.split(","))}
+    except ValueError:
+        lengths = {}
+    if lengths.keys() != {"inputs", "targets"}:
+        raise UserError(
+            f"--task_feature_lengths is '{text}'; write --task_feature_lengths "
+            "inputs=1024,targets=256"
+        )
+    return lengths
+
+
+def _beam(flags: argparse.Namespace) -> dict | None:
+    if flags.runner is None:
+        if flags.runner_option:
+            raise UserError("--runner_option is for a Beam runner; name it with --runner=…")
+        return None
+    return {"runner": flags.runner, "options": flags.runner_option}
 
 
 def _run_cache(flags: argparse.Namespace) -> None:
     from mt0_tpu.data import cache
 
+    if flags.data_dir:
+        os.environ["MT0_DATA_DIR"] = flags.data_dir  # read by seqio_tasks, here and in workers
     for mixture in flags.mixture:
         cache.cache_mixture(
             mixture,
@@ -223,6 +269,8 @@ def _run_cache(flags: argparse.Namespace) -> None:
             module=flags.module,
             num_processes=flags.num_processes,
             overwrite=flags.overwrite,
+            lengths=_feature_lengths(flags.task_feature_lengths),
+            beam=_beam(flags),
         )
 
 

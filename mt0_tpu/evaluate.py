@@ -42,6 +42,7 @@ def evaluate(
     random_seed: int = 0,
     mesh: MeshConfig = MeshConfig(),
     params=None,
+    data_dir: str | None = None,
 ) -> dict:
     """Scores the choices of every rank task of a mixture, and writes and prints accuracies.
 
@@ -62,6 +63,7 @@ def evaluate(
       overwrite: replaces results of the same step, which is an error otherwise.
       untrained: scores a freshly drawn network of random_seed instead, as step 0.
       params: already in memory, scored instead of a checkpoint as `step`.
+      data_dir: where released files lie; None is $MT0_DATA_DIR.
 
     Returns:
       What summary.json holds.
@@ -78,7 +80,7 @@ def evaluate(
     say = functools.partial(print, file=sys.stderr) if leader else lambda text: None
     open_tasks = functools.partial(
         open_rank_tasks, mixture_or_task_name, cache_dir, split, module, use_cached, num_examples,
-        say,
+        say, data_dir=data_dir,
     )  # fmt: skip
     tasks = open_tasks(cache_missing=True) if leader else None
     distributed.barrier("eval cached")

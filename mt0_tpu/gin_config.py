@@ -227,6 +227,11 @@ def _statement(parsed: gin_parser.BindingStatement, origin: str) -> Statement:
 
 
 def _check_import(parsed: gin_parser.ImportStatement, origin: str) -> None:
+    if parsed.module == "seqio_tasks.vocabularies":
+        raise UserError(
+            f"{origin}: this is a file for stock T5X (docs/t5x.md); mt0 takes the one of the same "
+            "name in recipes/ or runs/."
+        )
     if parsed.module.split(".")[0] not in T5X_IMPORTS:
         raise UserError(
             f"{origin}: a gin file cannot import '{parsed.module}' here; if it registers tasks, "

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mt0_tpu.data import sources
-from mt0_tpu.data.dataset_config import DatasetConfig, cache_path
+from mt0_tpu.data.dataset_config import DatasetConfig, cache_path, remote_url
 from mt0_tpu.data.indexed import IndexedDataset
 from mt0_tpu.errors import UserError, did_you_mean
 
@@ -63,6 +63,7 @@ def open_rank_tasks(
     num_examples: int | None,
     say: Callable[[str], None],
     cache_missing: bool = True,
+    data_dir: str | None = None,
 ) -> list[RankTask]:
     """Opens the rank tasks of a mixture, or one task, caching what is missing.
 
@@ -71,14 +72,20 @@ def open_rank_tasks(
       use_cached: True fails where something is not cached.
       num_examples: at most this many of each task.
       cache_missing: whether this process is the one that caches.
+      data_dir: where released files lie; None is $MT0_DATA_DIR.
 
     Raises:
       UserError: no such task or split, or a task does not rank choices.
     """
-    root = cache_path(cache_dir)
+    root, url = cache_path(cache_dir), remote_url(cache_dir)
     described = sources.mixture_file(root, name)
+    if url:
+        from mt0_tpu.data import remote_cache
+
+        if remote_cache.there(url, name):
+            remote_cache.fetch(url, name, say=say)
     if cache_missing:
-        _ensure_cached(name, cache_dir, split, module, use_cached, say)
+        _ensure_cached(name, cache_dir, split, module, use_cached, say, data_dir)
     if not described.is_file():
         raise UserError(
             f"'{name}' is not cached in {root}; run `mt0 cache --mixture {name} --cache_dir {root}`"
@@ -95,7 +102,7 @@ def open_rank_tasks(
     return tasks
 
 
-def _ensure_cached(name, cache_dir, split, module, use_cached, say) -> None:
+def _ensure_cached(name, cache_dir, split, module, use_cached, say, data_dir) -> None:
     from mt0_tpu.data import cache
 
     def ensure(one: str) -> None:
@@ -106,6 +113,7 @@ def _ensure_cached(name, cache_dir, split, module, use_cached, say) -> None:
             split=one,
             cache_dir=cache_dir,
             module=module,
+            data_dir=data_dir,
             use_cached=use_cached,
         )
         cache.ensure_cached(config, say)

@@ -96,12 +96,18 @@ def page(
         _runs(runs, colours),
         _method(scores),
     ]
+    return document(title, body)
+
+
+def document(
+    title: str, body: Iterable[str], more_style: str = "", generator: str = GENERATOR
+) -> str:
+    """Returns a page of our look, in one piece; empty parts of the body are left out."""
     return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">{GENERATOR}\n'
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">{generator}\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escaped(title)}</title>\n<style>{_STYLE}</style></head>\n<body><main>\n"
-        + "\n".join(part for part in body if part)
-        + "\n</main></body></html>\n"
+        f"<title>{escaped(title)}</title>\n<style>{_STYLE}{more_style}</style></head>\n"
+        "<body><main>\n" + "\n".join(part for part in body if part) + "\n</main></body></html>\n"
     )
 
 

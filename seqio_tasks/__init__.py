@@ -5,25 +5,36 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
 
-def load(module: str | None = None) -> ModuleType:
-    """Registers the embedded mini-xP3 tasks and, where given, those of the user's module.
+def load(module: str | None = None, names: Iterable[str] = ()) -> ModuleType:
+    """Registers the embedded mini-xP3 tasks, those of the user's module, and what names ask for.
 
     Args:
       module: a dotted module name, or the path of a `.py` file.
+      names: tasks or mixtures; those of the xP3 family are registered by name, as each is worth
+        a listing of its files.
 
     Returns:
       The user's module, else `seqio_tasks.mini`. A second call registers nothing twice.
 
     Raises:
-      ValueError: the module cannot be found.
+      ValueError: the module cannot be found, or a name of the xP3 family stands for nothing.
     """
     mini = importlib.import_module("seqio_tasks.mini")
-    if not module:
-        return mini
+    loaded = _load_module(module) if module else mini
+    names = list(names)
+    if names:
+        xp3_tasks = importlib.import_module("seqio_tasks.xp3_tasks")
+        for name in names:
+            xp3_tasks.ensure(name)
+    return loaded
+
+
+def _load_module(module: str) -> ModuleType:
     if not module.endswith(".py"):
         try:
             return importlib.import_module(module)

@@ -19,7 +19,9 @@ from typing import Any
 import seqio
 
 from seqio_tasks import metrics, mini_facts, mini_pretraining, mini_rows, vocabularies
+from seqio_tasks.choices import RightChoice
 from seqio_tasks.sources import PythonDataSource
+from seqio_tasks.span_corruption import SpanCorruption
 
 # What CLDR is too thin for, or what a cluster means nothing in. A test holds these to the rows;
 # they are written down so that registering reads no data.
@@ -53,29 +55,6 @@ _CLUSTER_RATES = {
 # but more than their size would give.
 _ENGLISH_RATE, _SMALL_RATE = 4.0, 0.4
 _SMALL_LANGUAGES = ("ny", "ts", "rw", "tn", "nso", "st")
-
-
-class SpanCorruption:
-    """Marks a task's raw text for span corruption at draw time.
-
-    `draw_step` says what the trainer does to each text whenever it is drawn (T5's span
-    corruption; sentinels are the vocabulary's `<extra_id_0>` downward). It comes after
-    `CacheDatasetPlaceholder`, so that a cache holds raw text and every epoch is corrupted anew.
-    """
-
-    def __init__(self, noise_density: float = 0.15, mean_noise_span_length: float = 3.0):
-        self.draw_step = {
-            "name": "span_corruption",
-            "noise_density": noise_density,
-            "mean_noise_span_length": mean_noise_span_length,
-        }
-
-    def __call__(self, dataset: Any) -> Any:
-        """Refuses tf.data: the step is made for the trainer's own reader."""
-        raise ValueError(
-            "Span corruption is done when a cached example is drawn; cache the task with "
-            "`mt0 cache` and train on it, or use seqio's or t5's own preprocessor for tf.data."
-        )
 
 
 @functools.cache
@@ -178,6 +157,7 @@ def _add_evaluation(group: dict[str, Any], vocabulary: seqio.Vocabulary) -> None
         group["task"],
         source=_source(group["task"], {"validation": make}),
         preprocessors=[
+            RightChoice(),
             seqio.preprocessors.tokenize,
             seqio.CacheDatasetPlaceholder(),
             seqio.preprocessors.append_eos_after_trim,

@@ -62,9 +62,11 @@ def rank_features(
     """Features of a rank-classification task: an input and a ragged list of choices.
 
     The index of the right choice stays a plain int field, `answer`, of every example. EOS on the
-    choices, as in the published evaluation of mT0.
+    choices, as in the published evaluation of mT0. `targets` may be absent: it is the right
+    choice once more (see `choices.RightChoice`), for SeqIO's own feature converters.
     """
     return {
         "inputs": seqio.Feature(vocabulary, add_eos=inputs_eos),
         "choices": seqio.Feature(vocabulary, add_eos=choices_eos, rank=2),
+        "targets": seqio.Feature(vocabulary, add_eos=choices_eos, required=False),
     }

@@ -138,6 +138,8 @@ def test_cache_hands_its_flags_on(monkeypatch):
         "module": None,
         "num_processes": 2,
         "overwrite": False,
+        "lengths": None,
+        "beam": None,
     }
 
 

@@ -55,7 +55,7 @@ def test_every_gin_file_is_covered():
     models = {path.stem for path in (GIN / "models/mt5").glob("*.gin")}
     runs = {path.stem for path in (GIN / "runs").glob("*.gin")}
     assert (models, runs) == (set(SIZES), set(JOB_OF_RUN))
-    covered = {"models/mt5", "runs", "recipes"}
+    covered = {"models/mt5", "runs", "recipes", "t5x"}  # the last: test_t5x_gin.py
     assert {path.parent.relative_to(GIN).as_posix() for path in GIN.rglob("*.gin")} == covered
 
 
@@ -171,6 +171,18 @@ def test_pretraining_starts_from_nothing():
     rate = arguments["learning_rate"]
     assert float(rate(9_999)) == pytest.approx(0.01)
     assert float(rate(1_000_000)) == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize("run", ["finetune", "pretrain", "eval"])
+def test_data_dir_reaches_what_reads_the_data(run):
+    def data_dirs(*flags):
+        arguments = resolve("tiny", run, *flags).arguments
+        if run == "eval":
+            return [arguments["data_dir"]]
+        return [arguments[name].data_dir for name in ("train_dataset", "train_eval_dataset")]
+
+    assert set(data_dirs()) == {None}
+    assert set(data_dirs("--gin.DATA_DIR='gs://bucket/family'")) == {"gs://bucket/family"}
 
 
 def test_every_macro_is_explained():

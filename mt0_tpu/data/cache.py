@@ -8,32 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
-import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent import futures
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mt0_tpu.data import definition_files
-from mt0_tpu.data.cache_folder import finish, partial_folder, write_json, write_shard
+from mt0_tpu.data import cache_shards, definition_files
+from mt0_tpu.data.cache_folder import finish, write_json
 from mt0_tpu.data.cache_progress import CacheProgress, table
-from mt0_tpu.data.dataset_config import DatasetConfig, cache_path
+from mt0_tpu.data.dataset_config import DatasetConfig, cache_path, remote_url
+from mt0_tpu.data.providers import facts_of, find_provider, never_drawn, tasks_of
 from mt0_tpu.data.sources import mixture_file, read_info, read_json, task_folder
-from mt0_tpu.data.task_definition import TaskDefinition, define, difference, fingerprint
-from mt0_tpu.data.tokenizing import can_shard, encoded
+from mt0_tpu.data.task_definition import define, difference, fingerprint
 from mt0_tpu.errors import UserError, did_you_mean
 
-_SMALL = 250_000  # examples below which starting processes costs more than it saves
-_SHARD = 20_000  # examples worth a shard of their own
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+__all__ = ["cache_mixture", "ensure_cached", "ensure_mixtures", "find_provider"]
 
-_worker: tuple[str | None, tuple[Any, Any]] | None = None  # module, (examples, tokens) written
+_MANY_SHARDS = 32  # joining more of them takes long enough to be said
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def cache_mixture(
@@ -44,30 +40,36 @@ def cache_mixture(
     module: str | None = None,
     num_processes: int | None = None,
     overwrite: bool = False,
+    lengths: Mapping[str, int] | None = None,
+    beam: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] = print,
 ) -> None:
     """Caches every task of a SeqIO mixture (or one task) that is not cached yet.
 
     Args:
         name: the mixture or task.
-        cache_dir: the cache folder; None for the default.
+        cache_dir: the cache folder; None for the default. A remote one (gs://…) is written here
+            first and then copied there.
         splits: which splits; all by default.
         module: the module that registers the mixture, where it is not one of ours.
         num_processes: processes of a large job; the machine's cores by default.
         overwrite: caches again what another definition of a task wrote.
+        lengths: a job's row lengths, to count the examples that are longer.
+        beam: {"runner": …, "options": […]} to run on Apache Beam (see beam_cache.write_all).
         progress: receives lines of text.
 
-    Raises UserError: no such mixture or split, a task that cannot be cached, a cache written by
-    another definition, a full disk.
+    Raises UserError: no such mixture or split, a task that cannot be cached, data that is none, a
+    cache written by another definition, a full disk.
     """
-    root = cache_path(None if cache_dir is None else os.fspath(cache_dir))
+    cache_dir = None if cache_dir is None else os.fspath(cache_dir)
+    root, url = cache_path(cache_dir), remote_url(cache_dir)
     provider = find_provider(name, module)
     known = sorted(provider.splits)
     for split in splits or ():
         if split not in known:
             near = did_you_mean(split, known)
             raise UserError(f"'{name}' has no split '{split}'; it has {known}.{near}")
-    tasks = [task for task in _tasks(provider) if _rate(provider, task) != 0]
+    tasks = [task for task in tasks_of(provider) if not never_drawn(provider, task)]
     definitions = {task.name: define(task) for task in tasks}
     with _full_disk(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -77,36 +79,29 @@ def cache_mixture(
             for split in task.splits
             if splits is None or split in splits
         ]
-        prints = {name: fingerprint(definition) for name, definition in definitions.items()}
+        with _sources_words():
+            prints = {name: fingerprint(definition) for name, definition in definitions.items()}
         todo = [job for job in wanted if not _is_cached(root, *job, prints, name, overwrite)]
-        _cache(root, definitions, prints, todo, module, num_processes, progress)
+        if beam is not None:
+            beam = {**beam, "root": root, "url": url}
+        _cache(root, definitions, prints, todo, module, num_processes, beam, progress)
         infos = [read_info(task_folder(root, *job)) for job in wanted]
         _write_mixture(root, name, provider, tasks, module)
-    for line in table(infos, set(todo)):
+    for line in table(root, infos, set(todo), lengths):
         progress(line)
+    if url:
+        _publish(root, url, name, wanted, overwrite, progress)
 
 
-def find_provider(name: str, module: str | None) -> Any:
-    """Returns the registered seqio.Mixture or seqio.Task; UserError with a near match."""
-    import seqio
+def _publish(root, url, name, jobs, overwrite, progress) -> None:
+    """Copies finished splits and the mixture's file to a remote folder, the latter last."""
+    from mt0_tpu.data import remote_cache
 
-    def registered():
-        for registry in (seqio.MixtureRegistry, seqio.TaskRegistry):
-            if name in registry.names():
-                return registry.get(name)
-        return None
-
-    if registered() is None:
-        try:
-            importlib.import_module("seqio_tasks").load(module)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-    provider = registered()
-    if provider is None:
-        near = did_you_mean(name, [*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names()])
-        where = "" if module else "; name the module that registers it (MIXTURE_OR_TASK_MODULE)"
-        raise UserError(f"no SeqIO mixture or task is named '{name}'{where}.{near}")
-    return provider
+    progress(f"cache: copying '{name}' to {url}")
+    for task, split in jobs:
+        folder, there = task_folder(root, task, split), f"{url}/{task}/{split}"
+        remote_cache.publish(folder, there, overwrite, progress)
+    remote_cache.publish(mixture_file(root, name), f"{url}/{mixture_file(root, name).name}")
 
 
 def ensure_cached(
@@ -124,23 +119,32 @@ def ensure_cached(
     """
     root, name = config.cache_path, config.mixture_or_task_name
     splits = list(dict.fromkeys((config.split, *more_splits)))
+    url = remote_url(config.cache_dir)
+    if url:
+        from mt0_tpu.data import remote_cache
+
+        if remote_cache.there(url, name):
+            remote_cache.fetch(url, name, splits, say=progress, required=False)
     reasons = {split: _why_not_cached(root, name, split, config.module) for split in splits}
     reasons = {split: reason for split, reason in reasons.items() if reason}
     if not reasons:
         return
     missing, text = next(iter(reasons.values()))
+    where = url or root
     if missing and config.use_cached:
         raise UserError(
-            f"{text}, and use_cached is True; run `mt0 cache --mixture {name} --cache_dir {root}` "
+            f"{text}, and use_cached is True; run `mt0 cache --mixture {name} --cache_dir {where}` "
             f"or write USE_CACHED_TASKS = False.{did_you_mean(name, _cached_names(root))}"
         )
-    progress(f"cache: {text}; caching '{name}' into {root}")
+    progress(f"cache: {text}; caching '{name}' into {where}")
     command = [sys.executable, "-m", "mt0_tpu", "cache", "--mixture", name]
-    command += ["--cache_dir", str(root)]
+    command += ["--cache_dir", str(where)]
     for split in reasons:
         command += ["--split", split]
     if config.module:
         command += ["--module", config.module]
+    if config.data_dir:
+        command += ["--data_dir", config.data_dir]
     _run_child(command, progress)
 
 
@@ -170,6 +174,7 @@ def _why_not_cached(
         if split in entry["splits"] and not (folder / "info.json").is_file():
             return True, f"split '{split}' of task '{entry['name']}' is not cached in {root}"
     changed = definition_files.changed(mixture.get("definition_files", {}), module)
+    changed += definition_files.changed_data(mixture.get("data_files", {}))
     if changed:
         return False, f"{', '.join(changed)} changed since '{name}' was cached"
     return None
@@ -206,20 +211,6 @@ def _run_child(command: list[str], progress: Callable[[str], None]) -> None:
             raise UserError(f"caching failed: {said} (`{' '.join(command[1:])}`)")
 
 
-def _tasks(provider: Any) -> list[Any]:
-    return list(getattr(provider, "tasks", None) or [provider])
-
-
-def _rate(provider: Any, task: Any) -> float | None:
-    """Returns a task's rate, nested mixtures multiplied as SeqIO does; None if not known yet."""
-    if provider is task:
-        return 1.0
-    try:
-        return float(provider.get_rate(task))
-    except Exception:  # rates by function may ask for statistics that caching will give
-        return None
-
-
 def _is_cached(root, task, split, prints, mixture, overwrite) -> bool:
     folder = task_folder(root, task, split)
     if not (folder / "info.json").is_file():
@@ -233,9 +224,17 @@ def _is_cached(root, task, split, prints, mixture, overwrite) -> bool:
         return False
     raise UserError(
         f"{folder} was cached by another definition of task '{task}': changed is "
-        f"{difference(found, prints[task])}; rebuild it with `mt0 cache --mixture {mixture} "
-        f"--cache_dir {root} --overwrite`, or delete the folder"
+        f"{difference(found, prints[task])}{_changed_data(root, mixture)}; rebuild it with "
+        f"`mt0 cache --mixture {mixture} --cache_dir {root} --overwrite`, or delete the folder"
     )
+
+
+def _changed_data(root: Path, mixture: str) -> str:
+    """Says which data files changed since a mixture was cached, if any did."""
+    path = mixture_file(root, mixture)
+    files = read_json(path).get("data_files", {}) if path.is_file() else {}
+    changed = definition_files.changed_data(files)
+    return f" (files that changed: {', '.join(changed)})" if changed else ""
 
 
 @contextlib.contextmanager
@@ -252,115 +251,47 @@ def _full_disk(root: Path) -> Iterator[None]:
         ) from error
 
 
-def _cache(root, definitions, prints, todo, module, num_processes, progress) -> None:
-    """Caches the splits in `todo`: small jobs here, large ones in processes."""
-    if not todo:
-        return
-    cores = num_processes or _cores()
-    sizes = {job: definitions[job[0]].task.num_input_examples(job[1]) for job in todo}
-    total = sum(_size(size) for size in sizes.values())
-    report = CacheProgress(progress, len(todo), None if None in sizes.values() else total)
-    parallel = cores > 1 and total >= _SMALL
-    shards = {}
-    for task, split in todo:
-        count = min(cores, max(_size(sizes[task, split]) // _SHARD, 1)) if parallel else 1
-        if count > 1 and not can_shard(definitions[task], split, count):
-            count = 1
-        partial = partial_folder(root, task, split, prints[task])
-        partial.mkdir(exist_ok=True)
-        shards[task, split] = [partial / f"shard-{i:05d}-of-{count:05d}" for i in range(count)]
+@contextlib.contextmanager
+def _sources_words() -> Iterator[None]:
+    """Turns the ValueErrors of seqio_tasks, which are written for users, into UserErrors."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
-    def done(job):
-        finish(root, definitions[job[0]], job[1], prints[job[0]], shards[job])
+
+def _cache(root, definitions, prints, todo, module, num_processes, beam, progress) -> None:
+    """Caches the splits in `todo`."""
+    linked = [job for job in todo if hasattr(definitions[job[0]].task.source, "megatron_prefixes")]
+    for task, split in linked:
+        from mt0_tpu.data import linked as links
+
+        links.link(root, definitions[task], split, prints[task])
+    jobs = [job for job in todo if job not in linked]
+    if not jobs:
+        return
+    cores = num_processes or cache_shards.cores_here()
+    with _sources_words():
+        parts = cache_shards.plan(root, definitions, prints, jobs, cores)
+    for part in parts:
+        Path(part.folder).parent.mkdir(exist_ok=True)
+    work = sum(part.weight for part in parts if not Path(part.folder).is_dir())
+    report = CacheProgress(progress, len(jobs), work, all(part.ranged for part in parts))
+
+    def done(job: tuple[str, str], shards: list[Path]) -> None:
+        if len(shards) > _MANY_SHARDS:
+            progress(f"cache: joining {len(shards)} parts of '{job[0]}', split '{job[1]}'")
+        finish(root, definitions[job[0]], job[1], prints[job[0]], shards)
         report.finished(job)
 
-    if parallel:
-        _in_processes(cores, shards, sizes, module, report, done)
+    if beam is None:
+        cache_shards.write_all(parts, definitions, module, cores, report, done)
         return
-    for job, (folder,) in shards.items():
-        if not folder.is_dir():
-            batches = encoded(definitions[job[0]], job[1], threads=cores)
-            write_shard(folder, definitions[job[0]], batches, report.add)
-        done(job)
+    from mt0_tpu.data import beam_cache
 
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def _size(examples: int | None) -> int:
-    """Returns a split's size; a source that does not know may be large."""
-    return _SMALL if examples is None else examples
-
-
-def _in_processes(cores, shards, sizes, module, report, done) -> None:
-    context = multiprocessing.get_context("spawn")
-    counters = (context.Value("q", 0), context.Value("q", 0))
-    left = {job: sum(not f.is_dir() for f in folders) for job, folders in shards.items()}
-    for job in [job for job, count in left.items() if not count]:
-        done(job)
-    with futures.ProcessPoolExecutor(
-        cores, context, initializer=_start_worker, initargs=(module, counters)
-    ) as pool:
-        running = {}
-        for group in _groups(shards, sizes):
-            running[pool.submit(_work, [part[1:] for part in group])] = [part[0] for part in group]
-        try:
-            while running:
-                ready, _ = futures.wait(running, 1.0, futures.FIRST_COMPLETED)
-                report.set(counters[0].value, counters[1].value)
-                for future in ready:
-                    future.result()
-                    for job in running.pop(future):
-                        left[job] -= 1
-                        if not left[job]:
-                            done(job)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _groups(shards, sizes) -> list[list[tuple]]:
-    """Returns work for a process at a time: a shard, or many small tasks together."""
-    groups, small, load = [], [], 0
-    for job, folders in shards.items():
-        parts = [
-            (job, *job, index, len(folders), str(folder))
-            for index, folder in enumerate(folders)
-            if not folder.is_dir()
-        ]
-        each = _size(sizes[job]) // len(folders)
-        if each >= _SHARD:
-            groups += [[part] for part in parts]
-            continue
-        small += parts
-        load += each * len(parts)
-        if load >= _SHARD:
-            groups, small, load = [*groups, small], [], 0
-    return [*groups, small] if small else groups
-
-
-def _start_worker(module: str | None, counters: tuple[Any, Any]) -> None:
-    global _worker
-    _worker = (module, counters)
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-
-
-def _work(parts: list[tuple[str, str, int, int, str]]) -> None:
-    """Writes shards in a worker process."""
-    defined: dict[str, TaskDefinition] = {}
-    for task, split, index, count, folder in parts:
-        if task not in defined:
-            defined[task] = define(find_provider(task, _worker[0]))
-        batches = encoded(defined[task], split, index, count)
-        write_shard(Path(folder), defined[task], batches, _count)
-
-
-def _count(examples: int, tokens: int) -> None:
-    for counter, number in zip(_worker[1], (examples, tokens), strict=True):
-        with counter.get_lock():
-            counter.value += number
+    beam_cache.write_all(parts, definitions, module, cores, report, done, **beam)
 
 
 def _write_mixture(root, name, provider, tasks, module) -> None:
@@ -368,12 +299,15 @@ def _write_mixture(root, name, provider, tasks, module) -> None:
     with _statistics(root, tasks):
         for task in tasks:
             rate = 1.0 if provider is task else float(provider.get_rate(task))
-            entries.append({"name": task.name, "rate": rate, "splits": list(task.splits)})
+            entry = {"name": task.name, "rate": rate, "splits": list(task.splits)}
+            # Facts that a user's module registered are known to no other process.
+            entries.append(entry | {"facts": facts_of(task.name)})
     content = {
         "name": name,
         "tasks": entries,
         "module": module,
         "definition_files": definition_files.of_tasks(provider, tasks, module),
+        "data_files": definition_files.data_files(tasks),
     }
     write_json(mixture_file(root, name), content)
 
@@ -382,15 +316,22 @@ def _write_mixture(root, name, provider, tasks, module) -> None:
 def _statistics(root: Path, tasks: Sequence[Any]) -> Iterator[None]:
     """Lends SeqIO our counts, for rates by function (seqio.mixing_rate_num_examples).
 
-    Only where every split is cached: SeqIO asks for any of them once it sees a cache folder.
+    SeqIO asks for any split once it sees a cache folder, so only where every split is cached. Of
+    the others, a source that would read its files to count them is told what is known.
     """
     before = [(task, task._cache_dir, task._stats) for task in tasks]
     try:
         for task in tasks:
             folders = {split: task_folder(root, task.name, split) for split in task.splits}
-            if not all((folder / "info.json").is_file() for folder in folders.values()):
-                continue
+            folders = {
+                s: folder for s, folder in folders.items() if (folder / "info.json").is_file()
+            }
             infos = {split: read_info(folder) for split, folder in folders.items()}
+            if hasattr(task.source, "tell_num_input_examples"):
+                for split, info in infos.items():
+                    task.source.tell_num_input_examples(split, info["num_examples"])
+            if len(infos) < len(task.splits):
+                continue
             task._cache_dir = str(root / task.name)
             task._stats = {
                 split: {"examples": info["num_examples"]}

@@ -26,8 +26,10 @@ class DatasetConfig:
         shuffle: whether examples come in a seeded order or the cache's.
         seed: decides the order and every random draw.
         use_cached: None or False caches what is missing first; True fails instead.
-        cache_dir: where caches live; default $MT0_CACHE_DIR, else ~/.cache/mt0_tpu.
+        cache_dir: where caches live; default $MT0_CACHE_DIR, else ~/.cache/mt0_tpu. Of a remote
+            folder (gs://…) every host keeps a local copy (see remote_cache).
         module: the Python module that registers the mixture, where it is not one of ours.
+        data_dir: where released files lie, a folder or an address; None is $MT0_DATA_DIR.
         window_examples: examples planned together; more packs tighter and costs memory.
         overlong: 'trim' cuts an example longer than the row as T5X does, 'drop' leaves it out.
     """
@@ -42,6 +44,7 @@ class DatasetConfig:
     use_cached: bool | None = None
     cache_dir: str | None = None
     module: str | None = None
+    data_dir: str | None = None
     window_examples: int = 16384
     overlong: str = "trim"
 
@@ -56,6 +59,10 @@ class DatasetConfig:
             value = getattr(self, name)
             if not _is_integer(value) or value < 1:
                 raise UserError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        if not (self.data_dir is None or (isinstance(self.data_dir, str) and self.data_dir)):
+            raise UserError(
+                f"data_dir is {self.data_dir!r}; name a folder, an address or 'hf://', or None"
+            )
         if not _is_integer(self.seed):
             raise UserError(f"seed is {self.seed!r}; it must be a whole number")
         if self.overlong not in _OVERLONG:
@@ -90,19 +97,31 @@ class DatasetConfig:
 
     @property
     def cache_path(self) -> Path:
-        """The cache folder, defaults resolved."""
+        """The cache folder, defaults resolved; of a remote one the local copy."""
         return cache_path(self.cache_dir)
 
 
 def cache_path(cache_dir: str | None) -> Path:
-    """Returns the folder caches live in: the argument, $MT0_CACHE_DIR or ~/.cache/mt0_tpu."""
-    chosen = cache_dir or os.environ.get("MT0_CACHE_DIR") or "~/.cache/mt0_tpu"
-    if "://" in str(chosen):
-        raise UserError(
-            f"cache_dir is {chosen!r}, a remote folder; caches are memory-mapped, so copy it to "
-            "local disk and give that path"
-        )
-    return Path(chosen).expanduser()
+    """Returns the folder caches are read from: the argument, $MT0_CACHE_DIR or ~/.cache/mt0_tpu.
+
+    Caches are memory-mapped, so of a remote folder it is the local copy, there or not.
+    """
+    url = remote_url(cache_dir)
+    if url:
+        from mt0_tpu.data import remote_cache
+
+        return remote_cache.local_root(url)
+    return Path(_chosen(cache_dir)).expanduser()
+
+
+def remote_url(cache_dir: str | None) -> str | None:
+    """Returns the address caches live at, where that is a remote folder."""
+    chosen = _chosen(cache_dir)
+    return chosen.rstrip("/") if "://" in chosen else None
+
+
+def _chosen(cache_dir: str | None) -> str:
+    return str(cache_dir or os.environ.get("MT0_CACHE_DIR") or "~/.cache/mt0_tpu")
 
 
 def _is_integer(value) -> bool:

@@ -9,9 +9,11 @@ Dims: S sequences, D documents + 1, N tokens.
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 import struct
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +29,8 @@ _DTYPE_OF_CODE = {
     6: np.float64, 7: np.float64, 8: np.uint16,
 }  # fmt: skip
 _CODE_OF_DTYPE = {np.dtype(t): code for code, t in _DTYPE_OF_CODE.items() if code != 7}
+_SPOOL_BYTES = 1 << 23  # of sizes or documents kept in memory by a writer
+_LARGE = 4 << 30  # bytes
 _CHECK_BLOCK = 1 << 22  # sequences checked at a time, so that a huge index costs little memory
 
 
@@ -45,8 +49,15 @@ class IndexedDataset:
         tokens_N: the whole `.bin`.
     """
 
-    def __init__(self, prefix: str | os.PathLike):
-        """Opens PREFIX.idx and PREFIX.bin; UserError when either is missing or damaged."""
+    def __init__(self, prefix: str | os.PathLike, check_index: bool = True):
+        """Opens PREFIX.idx and PREFIX.bin; UserError when either is missing or damaged.
+
+        Args:
+            prefix: the files' path without their endings.
+            check_index: whether every size and pointer is read and compared. Without it only the
+                header and the ends are: for files that were checked whole before and have not
+                changed since, as 30 million sequences are 600 MB of index.
+        """
         self.prefix = Path(prefix)
         index = Path(f"{self.prefix}.idx")
         tokens = Path(f"{self.prefix}.bin")
@@ -54,7 +65,8 @@ class IndexedDataset:
             if not path.is_file():
                 raise UserError(f"{path} is missing: an indexed data set is a .bin and an .idx")
         self.dtype, self.sizes_S, self.pointers_S, self.documents_D = _read_index(index)
-        _check_pointers(index, self.sizes_S, self.pointers_S, self.documents_D, self.dtype)
+        if check_index:
+            _check_pointers(index, self.sizes_S, self.pointers_S, self.documents_D, self.dtype)
         found, expected = tokens.stat().st_size, self._num_bytes()
         if found != expected:
             raise UserError(
@@ -62,11 +74,8 @@ class IndexedDataset:
                 "write it again"
             )
         # An empty file cannot be mapped.
-        self.tokens_N = (
-            np.asarray(np.memmap(tokens, dtype=self.dtype, mode="r"))
-            if found
-            else np.empty(0, self.dtype)
-        )
+        self._mapped = np.memmap(tokens, dtype=self.dtype, mode="r") if found else None
+        self.tokens_N = np.asarray(self._mapped) if found else np.empty(0, self.dtype)
 
     def _num_bytes(self) -> int:
         if not len(self.sizes_S):
@@ -84,6 +93,16 @@ class IndexedDataset:
     def starts(self, indices: np.ndarray) -> np.ndarray:
         """Returns int64 token offsets into `tokens_N` of the sequences `indices`."""
         return self.pointers_S[indices] // self.dtype.itemsize
+
+    def expect_random_reads(self) -> None:
+        """Tells the kernel not to read ahead in a `.bin` too large to stay in memory.
+
+        A shuffled job takes about a kilobyte here and there; reading ahead fetches up to
+        megabytes around each and throws out what was read before.
+        """
+        advice = getattr(mmap, "MADV_RANDOM", None)
+        if advice is not None and self.tokens_N.nbytes > _LARGE:
+            self._mapped._mmap.madvise(advice)
 
     def document(self, index: int) -> list[np.ndarray]:
         """Returns the sequences of document `index`."""
@@ -153,7 +172,8 @@ def _check_pointers(path, sizes_S, pointers_S, documents_D, dtype) -> None:
 class IndexedWriter:
     """Writes PREFIX.bin and PREFIX.idx; they appear under their names only when `close` succeeds.
 
-    As a context manager it closes on success and removes what it wrote on an exception.
+    As a context manager it closes on success and removes what it wrote on an exception. Memory
+    does not grow with the number of sequences: sizes and documents wait in nameless files.
     """
 
     def __init__(self, prefix: str | os.PathLike, dtype: np.dtype | type):
@@ -167,10 +187,12 @@ class IndexedWriter:
             if path.exists():
                 raise UserError(f"{path} exists already; delete it to write it again")
         self._temporary = [p.with_name(f"{p.name}.tmp-{os.getpid()}") for p in self._final]
-        self._sizes: list[np.ndarray] = []
-        self._documents: list[np.ndarray] = [np.zeros(1, np.int64)]
-        self._num_sequences = 0
+        folder = self._final[0].parent
+        self._sizes = tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=folder)
+        self._documents = tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=folder)
+        self._num_sequences = self._num_documents = 0
         self._file = self._temporary[0].open("wb")
+        self._end_at(np.zeros(1, np.int64))
 
     def add(self, tokens: np.ndarray, end_document: bool = True) -> None:
         """Appends one sequence, and ends its document unless told otherwise."""
@@ -181,21 +203,25 @@ class IndexedWriter:
     ) -> None:
         """Appends sequences given end to end, each a document (or none of them ending one)."""
         self._file.write(np.ascontiguousarray(tokens_N, self._dtype).data)
-        self._sizes.append(np.asarray(sizes_S, np.int32))
+        self._sizes.write(np.asarray(sizes_S, "<i4").data)
         if end_document:
             first = self._num_sequences + 1
-            self._documents.append(np.arange(first, first + len(sizes_S), dtype=np.int64))
+            self._end_at(np.arange(first, first + len(sizes_S)))
         self._num_sequences += len(sizes_S)
 
     def end_document(self) -> None:
         """Ends the document of the sequences added since the last end."""
-        self._documents.append(np.array([self._num_sequences], np.int64))
+        self._end_at(np.array([self._num_sequences]))
 
     def end_documents(self, groups: Sequence[int]) -> None:
         """Ends documents of groups[0], groups[1], … sequences, the last ones added."""
         ends = np.cumsum(np.asarray(groups, np.int64))
         if len(ends):
-            self._documents.append(ends + (self._num_sequences - ends[-1]))
+            self._end_at(ends + (self._num_sequences - ends[-1]))
+
+    def _end_at(self, documents_D: np.ndarray) -> None:
+        self._documents.write(np.asarray(documents_D, "<i8").data)
+        self._num_documents += len(documents_D)
 
     def append(self, prefix: str | os.PathLike) -> None:
         """Appends a whole indexed data set of the same dtype, documents included."""
@@ -204,28 +230,39 @@ class IndexedWriter:
             raise UserError(f"{prefix}.bin holds {other.dtype}, expected {self._dtype}")
         with Path(f"{prefix}.bin").open("rb") as file:
             shutil.copyfileobj(file, self._file, 1 << 20)
-        self._sizes.append(np.array(other.sizes_S))
-        self._documents.append(other.documents_D[1:] + self._num_sequences)
+        for begin in range(0, len(other), _CHECK_BLOCK):
+            self._sizes.write(other.sizes_S[begin : begin + _CHECK_BLOCK].tobytes())
+        for begin in range(1, len(other.documents_D), _CHECK_BLOCK):
+            self._end_at(other.documents_D[begin : begin + _CHECK_BLOCK] + self._num_sequences)
         self._num_sequences += len(other)
 
     def close(self) -> None:
         """Writes the index and gives both files their names, the index last."""
         self._file.close()
-        sizes_S = np.concatenate([np.empty(0, np.int32), *self._sizes])
-        documents_D = np.concatenate(self._documents)
-        ends = np.cumsum(sizes_S, dtype=np.int64) * self._dtype.itemsize
-        pointers_S = ends - sizes_S * np.int64(self._dtype.itemsize)
         with self._temporary[1].open("wb") as file:
             code = _CODE_OF_DTYPE[self._dtype]
-            file.write(_HEADER.pack(_MAGIC, _VERSION, code, len(sizes_S), len(documents_D)))
-            for array in (sizes_S, pointers_S, documents_D):
-                file.write(array.data)
+            counts = self._num_sequences, self._num_documents
+            file.write(_HEADER.pack(_MAGIC, _VERSION, code, *counts))
+            self._sizes.seek(0)
+            shutil.copyfileobj(self._sizes, file, 1 << 20)
+            self._sizes.seek(0)
+            at = 0
+            while block := self._sizes.read(4 * _CHECK_BLOCK):
+                bytes_S = np.frombuffer(block, "<i4").astype("<i8") * self._dtype.itemsize
+                ends_S = at + np.cumsum(bytes_S)
+                file.write((ends_S - bytes_S).data)
+                at = int(ends_S[-1])
+            self._documents.seek(0)
+            shutil.copyfileobj(self._documents, file, 1 << 20)
+        self._sizes.close()
+        self._documents.close()
         for temporary, final in zip(self._temporary, self._final, strict=True):
             os.replace(temporary, final)
 
     def abandon(self) -> None:
         """Removes what was written."""
-        self._file.close()
+        for file in (self._file, self._sizes, self._documents):
+            file.close()
         for path in self._temporary:
             path.unlink(missing_ok=True)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mt0_tpu.data.dataset_config import FEATURES, DatasetConfig
+from mt0_tpu.data.dataset_config import FEATURES, DatasetConfig, remote_url
 from mt0_tpu.data.denoising import SpanCorruption, draw_step
 from mt0_tpu.data.indexed import IndexedDataset
 from mt0_tpu.data.mixing import stable_key
@@ -77,9 +77,16 @@ def read_json(path: Path) -> dict[str, Any]:
 def open_sources(config: DatasetConfig) -> tuple[CachedTask, ...]:
     """Opens the cached tasks of a mixture that have the split, in the mixture's order.
 
+    Of a remote cache folder it first copies what is not here yet.
+
     Raises UserError when the cache is missing or damaged.
     """
     name, root = config.mixture_or_task_name, config.cache_path
+    url = remote_url(config.cache_dir)
+    if url:
+        from mt0_tpu.data import remote_cache
+
+        remote_cache.fetch(url, name, [config.split])
     path = mixture_file(root, name)
     if not path.is_file():
         ending = ".mixture.json"
@@ -138,12 +145,14 @@ def open_task(folder: Path, name: str, rate: float = 1.0) -> CachedTask:
         raise UserError(
             f"task '{name}' ranks answer choices: `mt0 eval` scores it, nothing trains on it"
         )
-    inputs, targets = (IndexedDataset(folder / f"{f}_document") for f in FEATURES)
+    inputs, targets = _open_pair(folder, info)
     if not len(inputs) == len(targets) == info["num_examples"]:
         raise UserError(
             f"{folder} is damaged: found {len(inputs)} inputs and {len(targets)} targets, "
             f"expected {info['num_examples']}; delete it and cache again"
         )
+    for data in (inputs, targets):
+        data.expect_random_reads()
     steps = [draw_step(description) for description in info["draw_steps"]]
     features = info["features"]
     return CachedTask(
@@ -156,6 +165,14 @@ def open_task(folder: Path, name: str, rate: float = 1.0) -> CachedTask:
         eos_after_trim=info["eos_after_trim"],
         step=steps[0] if steps else None,
     )
+
+
+def _open_pair(folder: Path, info: dict[str, Any]) -> tuple[IndexedDataset, IndexedDataset]:
+    if "files" in info:
+        from mt0_tpu.data import linked
+
+        return linked.open_linked(folder, info)
+    return tuple(IndexedDataset(folder / f"{feature}_document") for feature in FEATURES)
 
 
 @dataclasses.dataclass(frozen=True)

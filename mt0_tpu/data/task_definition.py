@@ -179,7 +179,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     for part in sorted({*old, *new}):
         was, now = json.dumps(old.get(part)), json.dumps(new.get(part))
         if was != now:
-            short = len(was) + len(now) < 200
+            short = len(was) + len(now) < 300
             changes.append(f"{part} (was {was}, is {now})" if short else part)
     return ", ".join(changes)
 

@@ -15,7 +15,9 @@ import numpy as np
 from mt0_tpu.data.task_definition import TaskDefinition, is_tokenize, name_of
 from mt0_tpu.errors import UserError
 
-_BATCH = 2048
+# What a batch holds at most. Its token ids are Python integers for a moment, some 40 bytes each, so
+# a batch of long texts must hold fewer of them.
+_BATCH, _BATCH_CHARACTERS = 2048, 1 << 21
 _BYTE_OFFSET = 3  # ByteVocabulary: pad, eos, unk come before the bytes
 
 
@@ -24,7 +26,7 @@ class Encoded:
     """Consecutive examples of a task.
 
     Attributes:
-        ordinals: the place of each example in the source, for merging shards.
+        ordinals: the place of each example in the source, for merging shards that are no ranges.
         flat: by feature, int64 token ids end to end.
         sizes: by feature, the length of each sequence; of choices, of each choice.
         groups: choices of each example (rank tasks).
@@ -43,7 +45,12 @@ class Encoded:
 
 
 def encoded(
-    definition: TaskDefinition, split: str, shard: int = 0, shards: int = 1, threads: int = 1
+    definition: TaskDefinition,
+    split: str,
+    shard: int = 0,
+    shards: int = 1,
+    threads: int = 1,
+    ranged: bool = False,
 ) -> Iterator[Encoded]:
     """Gives a shard of a split in batches.
 
@@ -52,12 +59,21 @@ def encoded(
         split: the split.
         shard, shards: every shards-th example from shard on (files, where a source has files).
         threads: threads of a SentencePiece tokeniser.
+        ranged: the shard is one of the source's own ranges (its `ranges`), whole and in order.
+
+    Raises UserError: what the source holds is no example, or cannot be tokenised.
     """
-    batches = _plain(definition, split, shard, shards, threads)
-    if not definition.plain:
+    if definition.plain:
+        batches = _plain(definition, split, shard, shards, threads, ranged)
+    else:
         batches = _through_tf_data(definition, split, shard, shards)
-    for ordinals, examples, dropped in batches:
-        yield _flatten(definition, np.asarray(ordinals, np.int64), examples, dropped)
+    try:
+        for ordinals, examples, dropped in batches:
+            yield _flatten(definition, np.asarray(ordinals, np.int64), examples, dropped)
+    except UserError:
+        raise
+    except ValueError as error:  # a source's own words
+        raise UserError(f"task '{definition.task.name}': {error}") from error
 
 
 def can_shard(definition: TaskDefinition, split: str, shards: int) -> bool:
@@ -70,10 +86,15 @@ def can_shard(definition: TaskDefinition, split: str, shards: int) -> bool:
     )  # fmt: skip
 
 
-def _plain(definition, split, shard, shards, threads):
-    source = definition.task.source.python_examples(split, shard, shards)
-    numbered = zip(itertools.count(shard, shards), source, strict=False)
-    while batch := list(itertools.islice(numbered, _BATCH)):
+def _plain(definition, split, shard, shards, threads, ranged):
+    source = definition.task.source
+    examples = (
+        source.range_examples(split, shard)
+        if ranged
+        else source.python_examples(split, shard, shards)
+    )
+    numbered = zip(itertools.count(shard, shards), examples, strict=False)
+    while batch := _batch(numbered):
         ordinals = [ordinal for ordinal, _ in batch]
         examples = [dict(example) for _, example in batch]
         for step in definition.before:
@@ -84,6 +105,17 @@ def _plain(definition, split, shard, shards, threads):
                 ordinals = [o for o, e in zip(ordinals, mapped, strict=True) if e is not None]
                 examples = [example for example in mapped if example is not None]
         yield ordinals, examples, len(batch) - len(examples)
+
+
+def _batch(numbered: Iterator[tuple[int, dict]]) -> list[tuple[int, dict]]:
+    """Returns the next examples: as many as a batch takes, fewer where their texts are long."""
+    batch, characters = [], 0
+    for ordinal, example in numbered:
+        batch.append((ordinal, example))
+        characters += sum(len(text) for text in example.values() if isinstance(text, str))
+        if len(batch) >= _BATCH or characters >= _BATCH_CHARACTERS:
+            break
+    return batch
 
 
 def _tokenize(definition: TaskDefinition, examples: list[dict], threads: int) -> None:
@@ -97,7 +129,7 @@ def _tokenize(definition: TaskDefinition, examples: list[dict], threads: int) ->
                 lists = [list(itertools.islice(ids, len(value))) for value in values]
             else:
                 lists = encode(feature.vocabulary, values, threads)
-        except (TypeError, AttributeError, RuntimeError) as error:
+        except (TypeError, AttributeError, RuntimeError, UnicodeError) as error:
             raise UserError(
                 f"task '{definition.task.name}': field '{name}' cannot be tokenised by "
                 f"{name_of(feature.vocabulary)} ({error}); the first one is {values[0]!r:.80}"
@@ -132,8 +164,21 @@ def _through_tf_data(definition, split, shard, shards):
         dataset = task._preprocess_dataset(dataset, definition.before)
     examples = iter(dataset.prefetch(16).as_numpy_iterator())
     count = itertools.count(shard, shards)
-    while batch := list(itertools.islice(examples, _BATCH)):
+    while batch := _next_batch(task, examples):
         yield [next(count) for _ in batch], batch, 0
+
+
+def _next_batch(task: Any, examples: Iterator[dict]) -> list[dict]:
+    import tensorflow as tf
+
+    try:
+        return list(itertools.islice(examples, _BATCH))
+    except tf.errors.OpError as error:
+        # tf.data wraps what a source raises in a page of its own; the source's words are enough.
+        said = getattr(task.source, "failure", None)
+        if said is None:
+            raise
+        raise UserError(f"task '{task.name}': {said}") from error
 
 
 def _flatten(definition, ordinals, examples, dropped) -> Encoded:

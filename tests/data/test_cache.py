@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from mt0_tpu.data import cache, cache_folder, definition_files
+from mt0_tpu.data import cache, cache_folder, cache_shards, definition_files
 from mt0_tpu.data.batches import Loader, open_sources
 from mt0_tpu.data.cache import cache_mixture, ensure_cached
 from mt0_tpu.data.dataset_config import DatasetConfig
@@ -93,7 +93,7 @@ def test_ids_and_info_of_a_task(tmp_path):
     lengths = [len(row["targets"]) for row in rows(30)]
     assert (targets["tokens"], targets["longest"]) == (sum(lengths), max(lengths))
     assert sum(targets["length_histogram"]["counts"]) == 30
-    assert said[0].split() == ["task", "split", "examples", "tokens", "dropped"]
+    assert said[0].split() == ["task", "split", "examples", "tokens", "dropped", "bad", "empty"]
     assert said[-1].split()[:2] == ["total", "33"]
     # Nothing but the cache is left.
     assert {p.name for p in tmp_path.iterdir()} == {name, f"{name}.mixture.json"}
@@ -228,6 +228,23 @@ def test_rates_by_number_of_examples_count_what_is_cached(tmp_path):
     assert seqio.TaskRegistry.get(tasks[0]).cache_dir is None
 
 
+def test_a_task_that_no_mixture_draws_is_not_cached(tmp_path):
+    a, b, c = add(), add(), add()
+    inner, outer = f"{a}_drawn_inner", f"{a}_drawn"
+    seqio.MixtureRegistry.add(inner, [(a, 1.0), (b, 0.0)])
+    asked = []
+
+    def rate(task):
+        asked.append((tmp_path / task.name).is_dir())
+        return 0.0
+
+    seqio.MixtureRegistry.add(outer, [(inner, 2.0), (b, 0), (c, rate)])
+    run(outer, tmp_path)
+    assert (tmp_path / a).is_dir() and not (tmp_path / b).exists()
+    # A function may count examples, so it is asked when there is a cache to count.
+    assert (tmp_path / c).is_dir() and asked and all(asked)
+
+
 def rank_rows():
     for i in range(7):
         yield {
@@ -308,7 +325,9 @@ def test_an_interrupted_caching_goes_on(tmp_path, monkeypatch):
     assert len(list(tmp_path.glob(f".partial-{a}-train-*/shard-*"))) == 1
     tokenised = []
     monkeypatch.setattr(
-        cache, "encoded", lambda d, s, **k: tokenised.append((d.task.name, s)) or encoded(d, s)
+        cache_shards,
+        "encoded",
+        lambda d, s, *a, **k: tokenised.append((d.task.name, s)) or encoded(d, s),
     )
     run(name, tmp_path)
     assert (a, "train") not in tokenised and (b, "train") in tokenised
@@ -328,7 +347,9 @@ def test_the_number_of_shards_does_not_change_the_cache(tmp_path, before, monkey
         folders = [partial / f"shard-{i}" for i in range(shards)]
         for i, folder in enumerate(folders):
             batches = encoded(definition, "train", i, shards)
-            cache_folder.write_shard(folder, definition, batches, lambda *count: None)
+            cache_folder.write_shard(
+                folder, definition, batches, lambda *count: None, keep_order=shards > 1
+            )
         cache_folder.finish(root, definition, "train", prints, folders)
     for file in ("inputs_document.bin", "inputs_document.idx", "targets_document.bin", "info.json"):
         one, three = ((tmp_path / n / name / "train" / file).read_bytes() for n in "13")
@@ -434,8 +455,8 @@ seqio.MixtureRegistry.add("someones", [(f"someones_{i}", 1.0) for i in range(3)]
 def test_processes_and_the_child_command(tmp_path, monkeypatch):
     module = tmp_path / "someones_module.py"
     module.write_text(TASK_MODULE)
-    monkeypatch.setattr(cache, "_SMALL", 50)
-    monkeypatch.setattr(cache, "_SHARD", 30)
+    monkeypatch.setattr(cache_shards, "_SMALL_BYTES", 50 * 256)
+    monkeypatch.setattr(cache_shards, "_GROUP_BYTES", 30 * 256)
     processes = tmp_path / "processes"
     cache_mixture("someones", processes, module=str(module), num_processes=2, progress=quiet)
     expected = [seqio.ByteVocabulary().encode(f"question {i}") for i in range(90)]

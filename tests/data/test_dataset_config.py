@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from mt0_tpu.data.dataset_config import DatasetConfig
+from mt0_tpu.data.dataset_config import DatasetConfig, remote_url
 from mt0_tpu.errors import UserError
 
 LENGTHS = {"inputs": 16, "targets": 8}
@@ -21,6 +21,7 @@ LENGTHS = {"inputs": 16, "targets": 8}
         ({"seed": "one"}, "seed is 'one'"),
         ({"overlong": "trimm"}, "write 'trim' or 'drop'. Did you mean 'trim'"),
         ({"mixture_or_task_name": ""}, "name a SeqIO task"),
+        ({"data_dir": ""}, "data_dir is ''; name a folder"),
     ],
 )
 def test_bad_values_are_refused(changes, words):
@@ -34,5 +35,16 @@ def test_cache_folder(monkeypatch):
     assert DatasetConfig("mix", LENGTHS).cache_path == Path("/somewhere")
     monkeypatch.delenv("MT0_CACHE_DIR")
     assert DatasetConfig("mix", LENGTHS).cache_path == Path.home() / ".cache" / "mt0_tpu"
-    with pytest.raises(UserError, match="remote folder"):
-        _ = DatasetConfig("mix", LENGTHS, cache_dir="gs://bucket/x").cache_path
+
+
+def test_of_a_remote_folder_it_is_the_local_copy(monkeypatch):
+    monkeypatch.setenv("MT0_LOCAL_CACHE_DIR", "/copies")
+    config = DatasetConfig("mix", LENGTHS, cache_dir="gs://bucket/x/")
+    assert config.cache_path.parent == Path("/copies")
+    assert config.cache_path.name.startswith("x-")
+    assert remote_url(config.cache_dir) == "gs://bucket/x"
+    assert remote_url("/bucket/x") is None
+    other = DatasetConfig("mix", LENGTHS, cache_dir="gs://other/x")
+    assert other.cache_path != config.cache_path
+    monkeypatch.setenv("MT0_CACHE_DIR", "gs://bucket/x")
+    assert DatasetConfig("mix", LENGTHS).cache_path == config.cache_path

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from mt0_tpu.data import indexed
 from mt0_tpu.data.indexed import IndexedDataset, IndexedWriter, best_dtype
 from mt0_tpu.errors import UserError
 
@@ -14,8 +15,12 @@ def _write(prefix, sequences, dtype=np.int32):
     return prefix
 
 
+@pytest.mark.parametrize("in_files", [False, True])
 @pytest.mark.parametrize("name", ["text_int32", "text_uint16_multi"])
-def test_reads_and_writes_megatrons_bytes(golden, tmp_path, name):
+def test_reads_and_writes_megatrons_bytes(golden, tmp_path, name, in_files, monkeypatch):
+    if in_files:  # as with many sequences
+        monkeypatch.setattr(indexed, "_SPOOL_BYTES", 1)
+        monkeypatch.setattr(indexed, "_CHECK_BLOCK", 5)
     prefix = golden / "megatron" / name
     content = json.loads(prefix.with_suffix(".json").read_text())
     data = IndexedDataset(prefix)
