@@ -58,19 +58,18 @@ setup(
         "gpu": ["jax[cuda12]>=0.10.2,<0.13"],
         "hf": ["datasets>=3", "safetensors>=0.5"],
         "gcs": ["gcsfs>=2024.2"],
-        # Beam holds protobuf below 7, sentencepiece 0.2.2 and later want 7.
+        # Beam holds protobuf below 7, sentencepiece 0.2.2 and later want 7: an environment of its
+        # own (requirements-beam.lock), since the older one tokenises 1.5 times slower.
         "beam": ["apache-beam>=2.70", "sentencepiece<0.2.2"],
         # T5X is on no package index; gin/t5x has its configurations. It imports TensorBoard, which
         # it does not name and TensorFlow 2.21 no longer brings.
         "t5x": ["t5x @ git+https://github.com/google-research/t5x.git", "tensorboard>=2.18"],
         "dev": [
-            "apache-beam>=2.70",
             "hypothesis>=6.100",
             "pip-tools>=7.5",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.9",
-            "sentencepiece<0.2.2",
             "wheel",
         ],
     },

@@ -19,16 +19,17 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.mt5_small import MT5_SMALL
-from mt0_tpu import partitioning, row_lengths, train_state
+from mt0_tpu import partitioning, train_state
 from mt0_tpu import train_step as steps
 from mt0_tpu.data.batches import Loader
 from mt0_tpu.data.dataset_config import DatasetConfig
 from mt0_tpu.data.sources import open_sources
 from mt0_tpu.losses import LossConfig
 from mt0_tpu.models.t5 import T5
-from mt0_tpu.network_cost import network_size
 from mt0_tpu.optimizers import Adafactor
 from mt0_tpu.partitioning import MeshConfig
+from mt0_tpu.tasks import row_lengths
+from mt0_tpu.tasks.network_cost import network_size
 
 VOCABULARY = 4096
 LENGTHS = ((1024, 1024), (1024, 256), (512, 128), (256, 64), (128, 32))

@@ -118,7 +118,7 @@ def _parsers(
 
     tasks = add("tasks", None, "list, show, make and check tasks, mixtures and prompts")
     if list(arguments[:1]) == ["tasks"]:
-        from mt0_tpu import task_commands
+        from mt0_tpu.tasks import task_commands
 
         words = task_commands.add_words(tasks)
         commands |= {f"tasks {word}": parser for word, parser in words.items()}

@@ -43,6 +43,8 @@ _LONGEST_NAME = 180
 
 log = logging.getLogger(__name__)
 
+_said_unknown: set[tuple[str, str]] = set()
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskPlan:
@@ -234,7 +236,8 @@ def _prompt_plans(
     xp3_layouts.check_no_doubles(names, store.join(folder))
     groups: dict[str, list[str]] = {}
     parts = {name: xp3_names.parse(xp3_layouts.stem_of(name)) for name in names}
-    _say_unknown(collection, language, [n for n in names if parts[n].dataset == xp3_names.UNKNOWN])
+    unknown = [name for name in names if parts[name].dataset == xp3_names.UNKNOWN]
+    _say_unknown(collection, store, language, unknown)
     for name in names:
         own = parts[name].folded if parts[name].pairs else _own_name(name)
         groups.setdefault(own, []).append(name)
@@ -305,12 +308,16 @@ def _short(name: str) -> str:
     return f"{name[: _LONGEST_NAME - 9]}_{_mark(name)}"
 
 
-def _say_unknown(collection: Collection, language: str, names: list[str]) -> None:
-    if names:
-        log.warning(
-            "%s_%s: %d files are of data sets that tables/datasets.tsv does not have, hence of no "
-            "cluster (%s)", collection.name, language, len(names), names[0],
-        )  # fmt: skip
+def _say_unknown(collection: Collection, store: Store, language: str, names: list[str]) -> None:
+    """Warns of sets without a cluster: of a released collection, and of its first language."""
+    if not names or not collection.repository or (collection.name, str(store)) in _said_unknown:
+        return
+    _said_unknown.add((collection.name, str(store)))
+    log.warning(
+        "%s_%s: %d files are of data sets that tables/datasets.tsv does not have, hence of no "
+        "cluster (%s); other languages may have more", collection.name, language, len(names),
+        names[0],
+    )  # fmt: skip
 
 
 def _p3_plan(collection: Collection) -> TaskPlan:

@@ -11,23 +11,23 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 MODELS_MAY = {"jax", "jaxlib", "flax", "numpy", "mt0_tpu.models"}
 # SeqIO, and TensorFlow with it, only where tasks are run.
 SEQIO_MAY = {
-    "mt0_tpu/build.py",
-    "mt0_tpu/build_job.py",
-    "mt0_tpu/build_plan.py",
-    "mt0_tpu/build_table.py",
-    "mt0_tpu/prompt_commands.py",
+    "mt0_tpu/building/build.py",
+    "mt0_tpu/building/build_job.py",
+    "mt0_tpu/building/build_plan.py",
+    "mt0_tpu/building/build_table.py",
+    "mt0_tpu/building/prompt_commands.py",
     "mt0_tpu/data/providers.py",
     "mt0_tpu/data/task_definition.py",
     "mt0_tpu/data/tokenizing.py",
     "mt0_tpu/evaluate.py",
-    "mt0_tpu/fetch.py",
-    "mt0_tpu/evaluation_names.py",
+    "mt0_tpu/tasks/fetch.py",
+    "mt0_tpu/tasks/evaluation_names.py",
     "mt0_tpu/infer.py",
     "mt0_tpu/rank_tasks.py",
-    "mt0_tpu/task_check.py",
-    "mt0_tpu/task_examples.py",
-    "mt0_tpu/task_listing.py",
-    "mt0_tpu/task_texts.py",
+    "mt0_tpu/tasks/task_check.py",
+    "mt0_tpu/tasks/task_examples.py",
+    "mt0_tpu/tasks/task_listing.py",
+    "mt0_tpu/tasks/task_texts.py",
 }
 GIN_MAY = {"mt0_tpu/gin_config.py", "mt0_tpu/cli.py"}
 HEAVY = {"seqio", "tensorflow", "tensorflow_datasets", "tensorflow_text", "t5"}

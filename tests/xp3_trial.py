@@ -23,8 +23,8 @@ PROMPTS = {
     "xquad/xquad.en": ("ask", "{{ context }}\n{{ question }} ||| {{ answers.text[0] }}"),
     "tatoeba": ("to", "{{ english }}\nSay it in {{ code }}: ||| {{ other }}"),
     "gatitos": ("term", "{{ english }} in {{ code }} is ||| {{ term }}"),
-    "super_glue/copa": ("because", "{{ premise }} {% if question == 'cause' %}because{% else %}so{% endif %} "
-              "... A: {{ choice1 }} B: {{ choice2 }} ||| {{ answer_choices[label] }}"),
+    "super_glue/copa": ("because", "{{ premise }} {{ 'because' if question == 'cause' else 'so' }} "
+                        "... A: {{ choice1 }} B: {{ choice2 }} ||| {{ answer_choices[label] }}"),
 }  # fmt: skip
 # Which raw files are what; {{subset}} is filled in by the build.
 DATA = """

@@ -53,7 +53,7 @@ def cache_mixture(
         splits: which splits; all by default.
         module: the module that registers the mixture, where it is not one of ours.
         num_processes: processes of a large job; the machine's cores by default.
-        overwrite: caches again what another definition of a task wrote.
+        overwrite: caches again what is cached, by this definition or another.
         lengths: a job's row lengths, to count the examples that are longer.
         beam: {"runner": …, "options": […]} to run on Apache Beam (see beam_cache.write_all).
         progress: receives lines of text.
@@ -218,10 +218,10 @@ def _is_cached(root, task, split, prints, mixture, overwrite) -> bool:
             raise UserError(f"{folder} is no whole cache (no info.json); delete it to go on")
         return False
     found = read_info(folder)["fingerprint"]
-    if found == prints[task]:
-        return True
     if overwrite:
         return False
+    if found == prints[task]:
+        return True
     raise UserError(
         f"{folder} was cached by another definition of task '{task}': changed is "
         f"{difference(found, prints[task])}{_changed_data(root, mixture)}; rebuild it with "

@@ -8,9 +8,7 @@ import pytest
 from mt0_tpu.data import beam_cache, cache_shards
 from mt0_tpu.data.cache import cache_mixture
 from mt0_tpu.errors import UserError
-
-seqio = pytest.importorskip("seqio")
-line_files = pytest.importorskip("seqio_tasks.line_files")
+from seqio_tasks import line_files
 
 MODULE = """
 import functools
@@ -71,7 +69,7 @@ def run(name, folder, module, options=None, processes=1, **more):
 
 
 def test_beam_writes_the_same_bytes(tmp_path, monkeypatch):
-    pytest.importorskip("apache_beam")
+    pytest.importorskip("apache_beam", reason="Beam has an environment of its own: make beam-test")
     module = write_module(tmp_path, "beam_same")
     run("beam_same", tmp_path / "plain", module)
     written = []
@@ -95,7 +93,7 @@ def test_beam_writes_the_same_bytes(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_beam_in_processes(tmp_path):
-    pytest.importorskip("apache_beam")
+    pytest.importorskip("apache_beam", reason="Beam has an environment of its own: make beam-test")
     module = write_module(tmp_path, "beam_processes")
     run("beam_processes", tmp_path / "plain", module)
     run("beam_processes", tmp_path / "beam", module, ["--direct_num_workers=2"], processes=2)
@@ -105,7 +103,7 @@ def test_beam_in_processes(tmp_path):
 
 
 def test_shards_that_are_there_are_not_written_again(tmp_path, monkeypatch):
-    pytest.importorskip("apache_beam")
+    pytest.importorskip("apache_beam", reason="Beam has an environment of its own: make beam-test")
     module = write_module(tmp_path, "beam_again")
     monkeypatch.setenv("MT0_LOCAL_CACHE_DIR", str(tmp_path / "local"))
     url = f"file://{tmp_path / 'remote'}"
@@ -123,7 +121,7 @@ def test_shards_that_are_there_are_not_written_again(tmp_path, monkeypatch):
 
 
 def test_mistakes_of_users_come_back_in_their_own_words(tmp_path, monkeypatch):
-    pytest.importorskip("apache_beam")
+    pytest.importorskip("apache_beam", reason="Beam has an environment of its own: make beam-test")
     module = write_module(tmp_path, "beam_wrong")
     with (tmp_path / "lines.jsonl").open("a") as file:
         file.write("\nno json\n")

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import seqio
 
 from mt0_tpu.data import cache, cache_folder, cache_shards, definition_files
 from mt0_tpu.data.batches import Loader, open_sources
@@ -15,9 +16,7 @@ from mt0_tpu.data.indexed import IndexedDataset
 from mt0_tpu.data.task_definition import define, fingerprint
 from mt0_tpu.data.tokenizing import encoded
 from mt0_tpu.errors import UserError
-
-seqio = pytest.importorskip("seqio")
-sources = pytest.importorskip("seqio_tasks.sources")
+from seqio_tasks import sources
 
 VOCABULARY = seqio.ByteVocabulary(extra_ids=10)
 _numbers = itertools.count()

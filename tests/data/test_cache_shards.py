@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import seqio
 
 from mt0_tpu.data import cache_folder, cache_shards, definition_files
 from mt0_tpu.data.batches import Loader, open_sources
@@ -19,9 +20,7 @@ from mt0_tpu.data.cache import cache_mixture, ensure_cached
 from mt0_tpu.data.dataset_config import DatasetConfig
 from mt0_tpu.data.indexed import IndexedDataset
 from mt0_tpu.errors import UserError
-
-seqio = pytest.importorskip("seqio")
-line_files = pytest.importorskip("seqio_tasks.line_files")
+from seqio_tasks import line_files
 
 # What a collection of xP3's layout registers; small ranges, so that there are many.
 MODULE = """
@@ -239,7 +238,8 @@ def test_other_data_and_missing_files_are_named(tmp_path):
     with pytest.raises(UserError, match="was given as JSON lines and is gzip data"):
         run(name, tmp_path / "cache", module)
     name, module = write_collection(tmp_path / "gone", {"en": 50})
-    seqio_tasks = pytest.importorskip("seqio_tasks")
+    import seqio_tasks
+
     seqio_tasks.load(module)
     (tmp_path / "gone" / "en" / "merged_en.jsonl").unlink()
     with pytest.raises(UserError, match=r"names .*merged_en\.jsonl, and there is no such file"):
@@ -301,8 +301,8 @@ def test_a_source_without_ranges_keeps_its_cut_when_it_goes_on(tmp_path, monkeyp
     import functools
 
     from mt0_tpu.data.task_definition import define, fingerprint
+    from seqio_tasks import sources
 
-    sources = pytest.importorskip("seqio_tasks.sources")
     rows = functools.partial(map, _row, range(100))
     seqio.TaskRegistry.add(
         "strides",

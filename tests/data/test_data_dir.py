@@ -12,7 +12,8 @@ from tests.seqio_tasks.conftest import write_lines
 
 @pytest.fixture
 def job(tmp_path, monkeypatch):
-    seqio_tasks = pytest.importorskip("seqio_tasks.vocabularies")
+    from seqio_tasks import vocabularies as seqio_tasks
+
     monkeypatch.setenv("MT0_VOCABULARY", str(seqio_tasks.MINI_PATH))
     monkeypatch.setenv("MT0_DATA_DIR", str(tmp_path / "not_here"))
 

@@ -3,6 +3,7 @@ import struct
 
 import numpy as np
 import pytest
+import seqio
 
 from mt0_tpu.data import linked, sources
 from mt0_tpu.data.batches import Loader, check_vocabulary, open_sources
@@ -10,9 +11,7 @@ from mt0_tpu.data.dataset_config import DatasetConfig
 from mt0_tpu.data.indexed import IndexedDataset, IndexedWriter
 from mt0_tpu.data.task_definition import define, fingerprint
 from mt0_tpu.errors import UserError
-
-seqio = pytest.importorskip("seqio")
-megatron = pytest.importorskip("seqio_tasks.megatron")
+from seqio_tasks import megatron
 
 PAIRS = [([7, 250_679], [9, 2]), ([4, 5, 6], [2]), ([8], [3, 3, 3, 2])]
 

@@ -91,10 +91,11 @@ def test_what_is_missing_is_cached_and_published_by_the_child(local, url, monkey
 
 
 def test_rank_tasks_are_evaluated_from_a_remote_folder(url, tmp_path, monkeypatch):
-    from mt0_tpu import rank_tasks
+    import seqio
 
-    seqio = pytest.importorskip("seqio")
-    sources = pytest.importorskip("seqio_tasks.sources")
+    from mt0_tpu import rank_tasks
+    from seqio_tasks import sources
+
     rows = [{"inputs": "a question", "choices": ["yes", "no"], "answer": 1}] * 3
     name = f"remote_rank_{next(_numbers)}"
     seqio.TaskRegistry.add(

@@ -25,7 +25,8 @@ def write_lines(path: Path, pairs) -> Path:
 @pytest.fixture
 def family(tmp_path, monkeypatch):
     """An empty MT0_DATA_DIR; whatever a test registers is forgotten after it."""
-    seqio = pytest.importorskip("seqio")
+    import seqio
+
     # mini is imported here so that its tasks are in the registry that comes back.
     from seqio_tasks import mini, task_facts, vocabularies, xp3_rates, xp3_tasks  # noqa: F401
 

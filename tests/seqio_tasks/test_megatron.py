@@ -3,8 +3,8 @@ import struct
 
 import numpy as np
 import pytest
+import seqio
 
-seqio = pytest.importorskip("seqio")
 from seqio_tasks.megatron import MegatronPairs  # noqa: E402
 
 IDS = [[7, 250_679, 2], [], [5]]

@@ -103,7 +103,7 @@ def test_the_tables():
 def test_names_facts_and_rates_need_no_tensorflow():
     code = (
         "import sys, seqio_tasks.task_facts, seqio_tasks.xp3_rates, seqio_tasks.hub\n"
-        "import mt0_tpu.fetch\n"
+        "import mt0_tpu.tasks.fetch\n"
         "print(*{name.split('.')[0] for name in sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

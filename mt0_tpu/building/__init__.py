@@ -1,0 +1,1 @@
+"""`mt0 tasks build` and `prompts`: raw data and prompts into a collection."""

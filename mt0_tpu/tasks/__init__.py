@@ -1,0 +1,1 @@
+"""`mt0 tasks`: list, show, stats, check, fetch."""
