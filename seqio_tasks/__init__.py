@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +26,7 @@ def load(module: str | None = None, names: Iterable[str] = ()) -> ModuleType:
     Raises:
       ValueError: the module cannot be found, or a name of the xP3 family stands for nothing.
     """
+    import_tensorflow()
     mini = importlib.import_module("seqio_tasks.mini")
     loaded = _load_module(module) if module else mini
     names = list(names)
@@ -32,6 +35,28 @@ def load(module: str | None = None, names: Iterable[str] = ()) -> ModuleType:
         for name in names:
             xp3_tasks.ensure(name)
     return loaded
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow without its greeting, which heeds no log level; errors keep their words.
+
+    Its C++ writes to file descriptor 2 itself, so that is where it is held back.
+    """
+    if "tensorflow" in sys.modules:
+        return
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        stderr = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            importlib.import_module("tensorflow")
+        except BaseException:
+            held.seek(0)
+            os.write(stderr, held.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def _load_module(module: str) -> ModuleType:

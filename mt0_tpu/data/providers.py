@@ -10,6 +10,7 @@ from mt0_tpu.errors import UserError, did_you_mean
 
 def find_provider(name: str, module: str | None) -> Any:
     """Returns the registered seqio.Mixture or seqio.Task; UserError with a near match."""
+    importlib.import_module("seqio_tasks").import_tensorflow()
     import seqio
 
     def registered():
