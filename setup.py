@@ -39,6 +39,8 @@ setup(
         "jax>=0.10.2,<0.13",
         "jinja2>=3.1.4",
         "matplotlib>=3.8",
+        "ml_dtypes>=0.5",
+        "msgpack>=1.0",
         "numba>=0.61",
         "numpy>=2.0",
         "optax>=0.2.8",
@@ -51,6 +53,7 @@ setup(
         "tensorboardX>=2.6.2",
         # Plain tensorflow: tensorflow-cpu beside it would overwrite its files.
         "tensorflow>=2.21,<2.22",
+        "tensorstore>=0.1.70",
         "unicode-rbnf>=2.1",
     ],
     extras_require={
@@ -70,6 +73,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.9",
+            "safetensors>=0.5",
             "wheel",
         ],
     },

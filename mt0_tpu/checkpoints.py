@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from mt0_tpu.errors import UserError
+from mt0_tpu.formats import detect, placing, remote
+from mt0_tpu.formats.weights import Weights
 from mt0_tpu.train_state import TrainState
 
 FOLDER = "checkpoints"
@@ -50,16 +53,23 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """What a run starts from: kind is 'resume', 'initial' or 'scratch'."""
+    """What a run starts from: kind is 'resume', 'initial', 'foreign' or 'scratch'.
+
+    `weights` is the opened checkpoint of a foreign start: T5X's, Hugging Face's, Mesh TensorFlow's.
+    """
 
     kind: str
     path: str | None = None
     step: int = 0
+    weights: Weights | None = None
 
     def __str__(self) -> str:
         if self.kind == "scratch":
             return "freshly drawn parameters"
-        return f"step {self.step} of {self.path}"
+        if self.weights is not None and self.weights.step is None:
+            return f"{self.path} ({self.weights.kind}, which names no step: counted as 0)"
+        kind = f" ({self.weights.kind})" if self.weights is not None else ""
+        return f"step {self.step} of {self.path}{kind}"
 
 
 def steps_of(model_dir: str | Path) -> list[int]:
@@ -70,8 +80,15 @@ def steps_of(model_dir: str | Path) -> list[int]:
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir())
 
 
-def _locate(path: str) -> tuple[Path, int]:
-    """Returns (MODEL_DIR, step) for a run folder, its checkpoints folder or one checkpoint."""
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _locate(path: str) -> tuple[Path, int] | None:
+    """Returns (MODEL_DIR, step) for a run folder, its checkpoints folder or one checkpoint.
+
+    None where it is none of our runs.
+    """
     given = Path(os.path.abspath(path))
     if given.name.isdigit() and given.parent.name == FOLDER:
         if not (given / "state").is_dir():
@@ -79,26 +96,7 @@ def _locate(path: str) -> tuple[Path, int]:
         return given.parent.parent, int(given.name)
     folder = given.parent if given.name == FOLDER else given
     steps = steps_of(folder)
-    if steps:
-        return folder, steps[-1]
-    raise UserError(_unreadable(given))
-
-
-def _unreadable(path: Path) -> str:
-    if not path.exists():
-        return f"no checkpoint at {path}: the folder does not exist"
-    found = {
-        "a T5X checkpoint": (path / "checkpoint").exists(),
-        "a T5X Orbax checkpoint": (path / "state" / "manifest.ocdbt").exists(),
-        "a Hugging Face folder": (path / "config.json").exists(),
-    }
-    for kind, is_it in found.items():
-        if is_it:
-            return (
-                f"{path} is {kind}; this version starts from its own runs only: "
-                "give a MODEL_DIR or MODEL_DIR/checkpoints/<step>"
-            )
-    return f"no checkpoint at {path}: give a MODEL_DIR or MODEL_DIR/checkpoints/<step>"
+    return (folder, steps[-1]) if steps else None
 
 
 def find_start(model_dir: str, initial_checkpoint_path: str | None, from_scratch: bool) -> Start:
@@ -111,8 +109,12 @@ def find_start(model_dir: str, initial_checkpoint_path: str | None, from_scratch
     if steps:
         return Start("resume", str(model_dir), steps[-1])
     if initial_checkpoint_path:
-        folder, step = _locate(initial_checkpoint_path)
-        return Start("initial", str(folder), step)
+        here = remote.bring(initial_checkpoint_path, _say)
+        own = _locate(here)
+        if own:
+            return Start("initial", str(own[0]), own[1])
+        weights = detect.open_any(os.path.abspath(here))
+        return Start("foreign", weights.path, weights.step or 0, weights)
     if from_scratch:
         return Start("scratch")
     raise UserError(
@@ -237,6 +239,10 @@ class Checkpointer:
                 ) from error
             raise
 
+    def has_optimizer_state(self, step: int) -> bool:
+        """Whether a checkpoint holds more than parameters; those of `mt0 convert` may not."""
+        return bool(self._manager.item_metadata(step)["state"].tree.get("opt_state"))
+
     def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict]:
         """Returns (state, position) of a step, placed as the abstract leaves' shardings say."""
         item = {
@@ -245,6 +251,11 @@ class Checkpointer:
             "opt_state": abstract.opt_state,
         }
         saved = self._manager.item_metadata(step)["state"].tree
+        if not saved.get("opt_state"):
+            raise UserError(
+                f"{self._folder / str(step)} holds parameters only, so no run can go on from it: "
+                "name it in INITIAL_CHECKPOINT_PATH, and another folder in MODEL_DIR"
+            )
         check_shapes(item, saved, str(self._folder / str(step)))
         arguments = ocp.args.Composite(
             state=ocp.args.PyTreeRestore(
@@ -271,12 +282,14 @@ class Checkpointer:
 
 
 def checkpoint_step(path: str) -> int:
-    """Returns the step that restore_params would read from this path."""
-    return _locate(path)[1]
+    """Returns the step that restore_params would read from this path; 0 where it names none."""
+    path = remote.bring(path, _say)
+    own = _locate(path)
+    return own[1] if own else detect.open_any(os.path.abspath(path)).step or 0
 
 
 def restore_params(path: str, model_config, mesh=None):
-    """Returns the parameters at a MODEL_DIR (its latest) or one of its checkpoints.
+    """Returns the parameters at a MODEL_DIR (its latest), one of its checkpoints, or another's.
 
     Args:
       model_config: T5Config of the network the checkpoint must fit.
@@ -285,7 +298,8 @@ def restore_params(path: str, model_config, mesh=None):
     from mt0_tpu import partitioning, train_state
     from mt0_tpu.models.t5 import T5
 
-    folder, step = _locate(path)
+    path = remote.bring(path, _say)
+    own = _locate(path)
     model = T5(model_config)
     shapes = jax.eval_shape(lambda: train_state.init_params(model, 0))
     if mesh is None:
@@ -299,9 +313,11 @@ def restore_params(path: str, model_config, mesh=None):
         shapes,
         where,
     )
-    checkpointer = Checkpointer(str(folder), CheckpointConfig(keep_last=None), read_only=True)
+    if not own:
+        return placing.place_params(detect.open_any(os.path.abspath(path)), abstract)
+    checkpointer = Checkpointer(str(own[0]), CheckpointConfig(keep_last=None), read_only=True)
     try:
-        return checkpointer.restore_params(step, abstract)
+        return checkpointer.restore_params(own[1], abstract)
     finally:
         checkpointer.close()
 

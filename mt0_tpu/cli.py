@@ -135,6 +135,7 @@ def _parsers(
     study.add_argument("--output_dir", default="runs/study", help="folder (%(default)s)")
     study.add_argument("--seeds", default="0,1,2", help="comma list of seeds (%(default)s)")
     study.add_argument("--quick", action="store_true", help="a few steps each, to try it out")
+    _add_convert(add("convert", _run_convert, "turn a checkpoint of one kind into another"))
     report = add("report", _run_report, "write an HTML report of runs beside each other")
     report.add_argument("runs", nargs="+", metavar="RUN", help="a run's MODEL_DIR, or a study")
     report.add_argument("--output", help="folder of the report (RUN/report of the first)")
@@ -221,6 +222,11 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
         help="a job's row lengths, to count the examples that are longer",
     )
     parser.add_argument(
+        "--bad_lines",
+        choices=("stop", "skip"),
+        help="what a malformed line of jsonl does; skipped ones are counted ($MT0_BAD_LINES, stop)",
+    )
+    parser.add_argument(
         "--runner",
         help="run on Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner, …",
     )
@@ -259,8 +265,10 @@ def _beam(flags: argparse.Namespace) -> dict | None:
 def _run_cache(flags: argparse.Namespace) -> None:
     from mt0_tpu.data import cache
 
-    if flags.data_dir:
-        os.environ["MT0_DATA_DIR"] = flags.data_dir  # read by seqio_tasks, here and in workers
+    # Read by seqio_tasks, here and in workers.
+    for variable, value in (("DATA_DIR", flags.data_dir), ("BAD_LINES", flags.bad_lines)):
+        if value:
+            os.environ[f"MT0_{variable}"] = value
     for mixture in flags.mixture:
         cache.cache_mixture(
             mixture,
@@ -272,6 +280,32 @@ def _run_cache(flags: argparse.Namespace) -> None:
             lengths=_feature_lengths(flags.task_feature_lengths),
             beam=_beam(flags),
         )
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", metavar="SRC", help="a run of ours, T5X's, Hugging Face's or Mesh TensorFlow's"
+    )
+    parser.add_argument("destination", metavar="DST", help="a folder that is not there yet")
+    parser.add_argument("--to", required=True, metavar="KIND", help="orbax (a run), t5x or hf")
+    parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (%(default)s)")
+    parser.add_argument("--with_state", action="store_true", help="takes Adafactor's state along")
+    parser.add_argument("--overwrite", action="store_true", help="replaces what is at DST")
+    parser.add_argument("--vocabulary", help="spiece.model, for hf's tokenizer ($MT0_VOCABULARY)")
+
+
+def _run_convert(flags: argparse.Namespace) -> None:
+    from mt0_tpu import convert
+
+    convert.convert(
+        flags.source,
+        flags.destination,
+        flags.to,
+        dtype=flags.dtype,
+        with_state=flags.with_state,
+        overwrite=flags.overwrite,
+        vocabulary=flags.vocabulary,
+    )
 
 
 def _run_report(flags: argparse.Namespace) -> None:

@@ -24,6 +24,7 @@ from mt0_tpu.checkpoints import CheckpointConfig, Checkpointer, Start
 from mt0_tpu.data import batches
 from mt0_tpu.data.dataset_config import DatasetConfig
 from mt0_tpu.errors import UserError
+from mt0_tpu.formats import placing
 from mt0_tpu.models.t5 import T5, T5Config
 from mt0_tpu.optimizers import Adafactor, AdamW
 from mt0_tpu.partitioning import MeshConfig
@@ -87,9 +88,10 @@ def train(
 
     # Configuration, start and folder: all that can be refused is refused here.
     microbatches = num_microbatches or 1
-    start = checkpoints.find_start(model_dir, initial_checkpoint_path, from_scratch)
     device_mesh = partitioning.make_mesh(mesh)
     partitioning.check_batch_size(train_dataset.batch_size, device_mesh, microbatches)
+    # Last of the checks: a checkpoint in a bucket is fetched here.
+    start = checkpoints.find_start(model_dir, initial_checkpoint_path, from_scratch)
     network = T5(model)
     shapes, axes = train_state.abstract_state(network, optimizer)
     checkpoints.check_model_dir(model_dir, checkpoints.state_bytes(shapes))
@@ -290,16 +292,38 @@ def _start_state(
     if start.kind == "scratch":
         say(f"starting from {start}")
         return train_state.init_state(network, optimizer, mesh, seed), {}
+    if start.kind == "foreign":
+        return _foreign_state(
+            start, placed, network, optimizer, mesh, restore_optimizer_state, say
+        ), {}
     source = Checkpointer(start.path, CheckpointConfig(keep_last=None), read_only=True)
     try:
-        if restore_optimizer_state:
+        whole = source.has_optimizer_state(start.step)
+        if restore_optimizer_state and whole:
             say(f"starting from {start}: parameters and optimizer state, data from its beginning")
             return source.restore(start.step, placed)[0], {}
-        say(f"starting from {start}: parameters alone, optimizer state afresh")
+        why = "" if whole else ", since it holds none"
+        say(f"starting from {start}: parameters alone, optimizer state afresh{why}")
         params = source.restore_params(start.step, placed.params)
         return train_state.state_from_params(params, start.step, network, optimizer, mesh), {}
     finally:
         source.close()
+
+
+def _foreign_state(start: Start, placed, network, optimizer, mesh, restore_optimizer_state, say):
+    """Returns the state that a checkpoint of T5X, Hugging Face or Mesh TensorFlow gives."""
+    statistics = bool(start.weights.state_tensors())
+    if restore_optimizer_state and statistics and isinstance(optimizer, Adafactor):
+        say(f"starting from {start}: parameters and Adafactor's statistics")
+        return train_state.TrainState(
+            jax.device_put(np.int32(start.step), placed.step.sharding),
+            placing.place_params(start.weights, placed.params),
+            placing.place_state(start.weights, placed.opt_state),
+        )
+    why = "" if statistics else ", since it holds none"
+    say(f"starting from {start}: parameters alone, optimizer state afresh{why}")
+    params = placing.place_params(start.weights, placed.params)
+    return train_state.state_from_params(params, start.step, network, optimizer, mesh)
 
 
 def _evaluate(run_eval, params, sources, dataset, rows_where, eval_steps) -> dict[str, float]:

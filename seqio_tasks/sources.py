@@ -312,7 +312,7 @@ class JsonlDataSource(_ExampleSource):
                         where = line_files.place(piece.file, offset)
                         self.failure = (
                             f"{where}: {error}; or skip such lines with bad_lines='skip' "
-                            "(MT0_BAD_LINES=skip)."
+                            "(`mt0 cache --bad_lines=skip`, MT0_BAD_LINES=skip)."
                         )
                         raise ValueError(self.failure) from None
                     tally.bad += 1

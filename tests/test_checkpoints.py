@@ -33,17 +33,24 @@ def test_half_a_checkpoint_is_none(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "folder, kind",
+    "folder, kind, step",
     [
-        ("t5_tiny/ckpt_legacy_float32/checkpoint_1000003", "a T5X checkpoint"),
-        ("t5_tiny/ckpt_orbax/checkpoint_1000003", "a T5X Orbax checkpoint"),
-        ("t5_tiny/hf", "a Hugging Face folder"),
-        ("rank", "no checkpoint at"),
-        ("rink", "the folder does not exist"),
+        ("t5_tiny/ckpt_legacy_float32/checkpoint_1000003", "T5X", 1000003),
+        ("t5_tiny/ckpt_orbax/checkpoint_1000003", "T5X Orbax", 1000003),
+        ("t5_tiny/hf", "Hugging Face", 0),
     ],
 )
-def test_other_formats_are_recognised_and_refused(golden, tmp_path, folder, kind):
-    with pytest.raises(UserError, match=kind):
+def test_a_run_starts_from_other_formats(golden, tmp_path, folder, kind, step):
+    start = find_start(str(tmp_path), str(golden / folder), False)
+    assert (start.kind, start.step, start.weights.kind) == ("foreign", step, kind)
+    assert kind in str(start)
+
+
+@pytest.mark.parametrize(
+    "folder, said", [("rank", "holds no checkpoint that is known"), ("rink", "does not exist")]
+)
+def test_what_is_no_checkpoint_is_said(golden, tmp_path, folder, said):
+    with pytest.raises(UserError, match=f"no checkpoint at .*{said}; give a MODEL_DIR"):
         find_start(str(tmp_path), str(golden / folder), False)
 
 

@@ -20,6 +20,7 @@ SEQIO_MAY = {
     "mt0_tpu/data/task_definition.py",
     "mt0_tpu/data/tokenizing.py",
     "mt0_tpu/evaluate.py",
+    "mt0_tpu/formats/mesh_tf.py",
     "mt0_tpu/tasks/fetch.py",
     "mt0_tpu/tasks/evaluation_names.py",
     "mt0_tpu/infer.py",

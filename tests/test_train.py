@@ -205,7 +205,7 @@ def test_bad_input_is_refused_before_a_step(cache_dir, tmp_path):
     data = tiny_run.dataset
     refused("nothing to start from", cache_dir, model_dir, from_scratch=False)
     refused(
-        "the folder does not exist", cache_dir, model_dir, initial_checkpoint_path="no/such",
+        "it does not exist", cache_dir, model_dir, initial_checkpoint_path="./no/such",
     )  # fmt: skip
     refused("does not divide 8 devices", cache_dir, model_dir, mesh=MeshConfig(tensor=3))
     refused(

@@ -1,0 +1,234 @@
+"""Writes a folder that transformers loads: MT5's weights, its configuration, tokenizer and card."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from mt0_tpu.errors import UserError, did_you_mean
+from mt0_tpu.formats import hf_names, huggingface, sound, t5x_folder
+from mt0_tpu.formats.model_card import ModelCard
+from mt0_tpu.formats.safetensors_file import SafetensorsWriter, num_bytes, row_blocks
+from mt0_tpu.formats.weights import TensorInfo, Weights
+from mt0_tpu.models.config import T5Config
+
+DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+SHARD_BYTES = 5 * 10**9
+_EVERY_S = 5.0
+_SPECIAL = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+
+
+def write(
+    weights: Weights,
+    destination: Path,
+    *,
+    dtype: str = "float32",
+    with_state: bool = False,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+    config: T5Config | None = None,
+    vocabulary: str | Path | None = None,
+    card: ModelCard | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    allow_not_finite: bool = False,
+) -> None:
+    """Writes the folder; about one tensor is in memory, and it takes its name when it is whole.
+
+    Args:
+      weights: what to write, under T5X's names.
+      destination: a folder that is not there yet.
+      dtype: of the weights, 'float32' or 'bfloat16' (rounded to nearest, ties to even).
+      with_state: must be False: transformers keeps no statistics of an optimizer.
+      overwrite: replaces a destination that is such a folder, or an empty one.
+      say: takes lines of progress.
+      config: the network; None reads it off the weights' own, else off their shapes.
+      vocabulary: SentencePiece model for the tokenizer's files; None leaves these out.
+      card: for README.md.
+      shard_bytes: of tensors in one file at most, an index beside the files where there are
+        several; a tensor that is larger has a file of its own.
+      allow_not_finite: writes NaN and infinities too.
+
+    Raises UserError for a wrong option, a network that is not mT5's, a vocabulary that does not
+    fit, NaN weights, and a destination that must not be replaced.
+    """
+    destination = Path(destination)
+    _check_options(destination, dtype, with_state, overwrite, shard_bytes)
+    known = config or getattr(weights, "config", None)
+    network = sound.check_tensors(weights, known if isinstance(known, T5Config) else None)
+    description = config_json(network, dtype)
+    if vocabulary is not None:
+        sound.check_vocabulary(vocabulary, network.vocab_size)
+    with t5x_folder.appearing(destination, overwrite) as folder:
+        _write_weights(weights, folder, dtype, shard_bytes, allow_not_finite, say)
+        _write_json(folder / huggingface.CONFIG, description)
+        tokens = {key: description[key] for key in
+                  ("decoder_start_token_id", "eos_token_id", "pad_token_id")}  # fmt: skip
+        _write_json(folder / "generation_config.json", tokens)
+        if vocabulary is not None:
+            _write_tokenizer(folder, Path(vocabulary))
+        facts = {
+            "Parameters": f"{sum(math.prod(i.shape) for i in weights.tensors().values()):,}",
+            "Weights": dtype, "Training step": weights.step, "Converted from": weights.kind,
+        }  # fmt: skip
+        _write_text(folder / "README.md", (card or ModelCard()).text(facts))
+
+
+def _check_options(
+    destination: Path, dtype: str, with_state: bool, overwrite: bool, shard_bytes: int
+) -> None:
+    if dtype not in DTYPES:
+        raise UserError(
+            f"dtype {dtype!r}: write one of {', '.join(DTYPES)}.{did_you_mean(dtype, DTYPES)}"
+        )
+    if with_state:
+        raise UserError(
+            "a Hugging Face folder holds no optimizer state: write it without, or convert to orbax "
+            "or t5x"
+        )
+    if shard_bytes < 1:
+        raise UserError(f"shard_bytes is {shard_bytes}: write a number of bytes such as 5000000000")
+    if overwrite and destination.exists():
+        # What is replaced is deleted, so it must be an export and nothing else.
+        folder = destination.is_dir() and (
+            huggingface.find(destination) or not any(destination.iterdir())
+        )
+        if not folder:
+            raise UserError(
+                f"{destination} exists and is no Hugging Face folder, so it is not overwritten: "
+                "name another destination"
+            )
+
+
+def config_json(network: T5Config, dtype: str) -> dict[str, Any]:
+    """What config.json says of a network; UserError for one that MT5 cannot describe."""
+    projections = {ours: theirs for theirs, ours in huggingface.ACTIVATIONS.items()}
+    if network.mlp_activations not in projections or network.logits_via_embedding:
+        raise UserError(
+            f"a network with mlp_activations {network.mlp_activations} and logits_via_embedding "
+            f"{network.logits_via_embedding} is no mT5: ('gelu', 'linear') and False can be written"
+        )
+    return {
+        "architectures": ["MT5ForConditionalGeneration"],
+        "model_type": "mt5",
+        "vocab_size": network.vocab_size,
+        "d_model": network.emb_dim,
+        "d_kv": network.head_dim,
+        "d_ff": network.mlp_dim,
+        "num_layers": network.num_encoder_layers,
+        "num_decoder_layers": network.num_decoder_layers,
+        "num_heads": network.num_heads,
+        "feed_forward_proj": projections[network.mlp_activations],
+        "is_encoder_decoder": True,
+        "layer_norm_epsilon": 1e-6,
+        "relative_attention_num_buckets": network.relative_attention_num_buckets,
+        "relative_attention_max_distance": network.relative_attention_max_distance,
+        "dropout_rate": network.dropout_rate,
+        "initializer_factor": 1.0,
+        "pad_token_id": sound.PAD_ID,
+        "eos_token_id": sound.EOS_ID,
+        "decoder_start_token_id": sound.PAD_ID,
+        "tie_word_embeddings": False,
+        "tokenizer_class": "T5Tokenizer",
+        "use_cache": True,
+        # The name of before transformers 5, which newer versions read as well.
+        "torch_dtype": dtype,
+    }
+
+
+def _write_tokenizer(folder: Path, spiece: Path) -> None:
+    shutil.copyfile(spiece, folder / "spiece.model")
+    _write_json(folder / "special_tokens_map.json", _SPECIAL)
+    # The sentinels are pieces of the model itself, so none is added.
+    tokenizer = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "legacy": True}
+    _write_json(folder / "tokenizer_config.json", tokenizer | _SPECIAL)
+
+
+def _write_weights(
+    weights: Weights,
+    folder: Path,
+    dtype: str,
+    shard_bytes: int,
+    allow_not_finite: bool,
+    say: Callable[[str], None],
+) -> None:
+    """model.safetensors, or its shards and their index."""
+    sources = {}
+    infos = {}
+    for name, info in weights.tensors().items():
+        place = hf_names.to_torch(name)
+        assert place is not None, name  # its names were checked
+        sources[place.name] = (name, place.swapped)
+        infos[place.name] = TensorInfo(info.shape[::-1] if place.swapped else info.shape, dtype)
+    shards = list(_shards({name: infos[name] for name in sorted(infos)}, shard_bytes))
+    total = sum(map(num_bytes, infos.values()))
+    done, said = 0, time.monotonic()
+    begun = said
+    for number, shard in enumerate(shards, start=1):
+        path = folder / _shard_name(number, len(shards))
+        with SafetensorsWriter(path, shard, {"format": "pt"}) as writer:
+            for name, info in shard.items():
+                source, swapped = sources[name]
+                array = _read(weights, source, allow_not_finite)
+                writer.put(name, _cast(array.T if swapped else array, dtype))
+                del array  # before the next is read
+                done += num_bytes(info)
+                if time.monotonic() - said > _EVERY_S:
+                    said = time.monotonic()
+                    left = (said - begun) * (total - done) / done
+                    say(f"{done / 2**30:.1f} of {total / 2**30:.1f} GiB, {left:.0f} s left")
+    if len(shards) > 1:
+        files = {
+            name: _shard_name(number, len(shards))
+            for number, shard in enumerate(shards, start=1)
+            for name in shard
+        }
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(files.items()))}
+        _write_json(folder / "model.safetensors.index.json", index)
+
+
+def _read(weights: Weights, name: str, allow_not_finite: bool) -> np.ndarray:
+    array = weights.read(name)
+    if not allow_not_finite:
+        # Whichever way round it lies in memory: the other one would be copied.
+        flat = array.T if array.flags.f_contiguous else array
+        sound.check_values(name, flat, f"{weights.path} ({weights.kind})")
+    return array
+
+
+def _cast(array: np.ndarray, dtype: str) -> Iterator[np.ndarray]:
+    for block in row_blocks(array):
+        yield block.astype(DTYPES[dtype], copy=False)
+
+
+def _shards(infos: dict[str, TensorInfo], shard_bytes: int) -> Iterator[dict[str, TensorInfo]]:
+    shard: dict[str, TensorInfo] = {}
+    for name, info in infos.items():
+        if shard and sum(map(num_bytes, shard.values())) + num_bytes(info) > shard_bytes:
+            yield shard
+            shard = {}
+        shard[name] = info
+    yield shard
+
+
+def _shard_name(number: int, count: int) -> str:
+    return "model.safetensors" if count == 1 else f"model-{number:05}-of-{count:05}.safetensors"
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    _write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    with path.open("x", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,125 @@
+"""Checkpoints elsewhere: buckets by fsspec, Hugging Face's Hub by name, copied to disk first.
+
+A copy lies under $MT0_CHECKPOINTS_DIR (~/.cache/mt0_tpu/checkpoints) and is made once; a folder
+appears there only when it is whole.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from mt0_tpu.errors import UserError
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
+# One form of the weights is enough: safetensors, else torch's, else flax's.
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "flax_model*.msgpack")
+_BESIDE = ("config.json", "generation_config.json", "*.index.json", "spiece.model")
+
+
+def bring(path: str, say: Callable[[str], None] = lambda text: None) -> str:
+    """Returns a local path for a checkpoint's: itself, or a copy of what it names.
+
+    Args:
+      path: a local path, an address fsspec reads (gs://…), or NAME/NAME[@REVISION] on the Hub
+        where nothing local is called so.
+      say: takes lines of progress.
+
+    Raises:
+      UserError: it cannot be reached, or a library that reads it is missing.
+    """
+    if "://" in path:
+        return str(_from_bucket(path.rstrip("/"), say))
+    # A folder of this name beside us says that a local path was meant.
+    if _HUB_NAME.fullmatch(path) and not os.path.exists(path.partition("/")[0]):
+        return _from_hub(path, say)
+    return path
+
+
+def _folder(address: str) -> Path:
+    root = os.environ.get("MT0_CHECKPOINTS_DIR") or "~/.cache/mt0_tpu/checkpoints"
+    name = f"{address.rpartition('/')[2]}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
+    # The last part stays the name: T5X's and Mesh TensorFlow's say the step in it.
+    return Path(root).expanduser() / name / address.rpartition("/")[2]
+
+
+def _from_bucket(address: str, say: Callable[[str], None]) -> Path:
+    import fsspec
+
+    try:
+        files, root = fsspec.url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        raise UserError(
+            f"{address} cannot be read ({error}); for gs:// `pip install mt0_tpu[gcs]`, or copy it "
+            "to local disk"
+        ) from None
+    final = _folder(address)
+    if final.exists() or final.with_name(f"{final.name}.index").exists():
+        return final
+    try:
+        sizes = {n: i["size"] for n, i in files.find(root, detail=True).items()}
+    except Exception as error:
+        raise UserError(f"{address} cannot be listed ({type(error).__name__}: {error})") from None
+    if not sizes:
+        # TensorFlow names a checkpoint by a prefix of its files.
+        sizes = {n: files.info(n)["size"] for n in files.glob(f"{root}.*")}
+        if not sizes:
+            raise UserError(f"no checkpoint at {address}: there is nothing")
+        return _download(files, sizes, root.rpartition("/")[0], final.parent, say) / final.name
+    return _download(files, sizes, root, final, say)
+
+
+def _download(files, sizes: dict[str, int], root: str, final: Path, say) -> Path:
+    """Copies files below `root` to the folder `final`, which appears when all are there."""
+    total, done = sum(sizes.values()), 0
+    partial = final.with_name(f"{final.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(partial).free
+    if total > free:
+        raise UserError(
+            f"{root} has {total / 2**30:.1f} GiB and {partial.parent} {free / 2**30:.1f} GiB free; "
+            "make room, or name another disk in MT0_CHECKPOINTS_DIR"
+        )
+    for name, size in sizes.items():
+        there = partial / name.removeprefix(root).lstrip("/")
+        if not (there.is_file() and there.stat().st_size == size):
+            there.parent.mkdir(parents=True, exist_ok=True)
+            files.get_file(name, str(there.with_name(f"{there.name}.part")))
+            os.replace(there.with_name(f"{there.name}.part"), there)
+        done += size
+        say(f"fetching {final.name}: {done / 2**30:.2f} of {total / 2**30:.2f} GiB")
+    if final.is_dir():  # a prefix's folder, of another checkpoint beside it
+        for file in partial.iterdir():
+            os.replace(file, final / file.name)
+        partial.rmdir()
+    else:
+        os.replace(partial, final)
+    return final
+
+
+def _from_hub(name: str, say: Callable[[str], None]) -> str:
+    from huggingface_hub import HfApi, snapshot_download
+
+    repository, _, revision = name.partition("@")
+    try:
+        if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+            return snapshot_download(repository, revision=revision or None)
+        listed = HfApi().list_repo_files(repository, revision=revision or None)
+        kind = next((k for k in _WEIGHTS if fnmatch.filter(listed, k)), None)
+        if kind is None:
+            raise UserError(f"{name} on the Hub holds no weights of transformers")
+        say(f"fetching {name} from the Hub ({kind})")
+        patterns = [kind, *_BESIDE]
+        return snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
+    except UserError:
+        raise
+    except Exception as error:  # of its own, of HTTP, of the line: none is a mistake of ours
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"no checkpoint at {name}: no such local folder, and from the Hub comes: {said}"
+        ) from None
