@@ -7,10 +7,22 @@ STAMP := $(VENV)/.installed
 # Apache Beam's libraries do not go with the newest of ours (setup.py says why).
 BEAM_VENV ?= .venv-beam
 BEAM_STAMP := $(BEAM_VENV)/.installed
+# lm-evaluation-harness brings many libraries that nothing else here needs.
+HARNESS_VENV ?= .venv-harness
+HARNESS_STAMP := $(HARNESS_VENV)/.installed
+# transformers and PyTorch, which read what we export; ours is not installed there.
+TORCH_VENV ?= .venv-torch
+TORCH_STAMP := $(TORCH_VENV)/.installed
+# Not in the lock: an index of PyTorch's CPU builds answers with 2.13.0+cpu, PyPI for Linux with the
+# build for CUDA and its many nvidia-…; the hashes differ. Either will do. With PyPI alone the small
+# one comes by TORCH="torch==2.13.0 --extra-index-url URL", the URL being PyTorch's for the CPU.
+TORCH ?= torch==2.13.0
 # Processes of pytest; each starts its own JAX with eight simulated devices.
 TEST_PROCESSES ?= 2
+TORCH_TESTS := tests/formats/test_transformers.py
 
-.PHONY: help venv beam-venv lock train study test beam-test lint clean
+.PHONY: help venv beam-venv harness-venv torch-venv lock train study test beam-test \
+	harness-test torch-test chromium lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -35,14 +47,40 @@ $(BEAM_STAMP): requirements-beam.lock setup.py pyproject.toml
 		--no-deps --no-build-isolation -e .
 	touch $@
 
+harness-venv: $(HARNESS_STAMP)  ## another one, with lm-evaluation-harness
+
+# --no-deps: Python 3.11's own pip (23) takes typepy[datetime] for another package, without a hash.
+$(HARNESS_STAMP): requirements-harness.lock setup.py pyproject.toml
+	test -x $(HARNESS_VENV)/bin/python || $(PYTHON) -m venv $(HARNESS_VENV)
+	$(HARNESS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps -r requirements-harness.lock
+	$(HARNESS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps --no-build-isolation -e .
+	touch $@
+
+torch-venv: $(TORCH_STAMP)  ## another one, with transformers and torch, to read exported folders
+
+$(TORCH_STAMP): requirements-torch.lock
+	test -x $(TORCH_VENV)/bin/python || $(PYTHON) -m venv $(TORCH_VENV)
+	$(TORCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-r requirements-torch.lock
+	$(TORCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	touch $@
+
 # Names no index and no host; takes minutes, since every file of every package is hashed.
-LOCK := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade --extra dev \
+LOCK := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade \
 	--strip-extras --allow-unsafe --generate-hashes --no-annotate --no-emit-index-url \
 	--no-emit-trusted-host --no-emit-find-links
+# The packages of the extra `torch` but torch itself, one a line.
+TORCH_EXTRA := $(BIN)/python -c 'from importlib.metadata import requires; print(*(one for one in \
+	requires("mt0_tpu") if "extra == \"torch\"" in one and not one.startswith("torch")), sep="\n")' \
+	| sed "s/;.*//"
 
-lock: venv  ## both lock files anew, with the newest versions that setup.py allows
-	$(LOCK) --output-file requirements.lock setup.py
-	$(LOCK) --extra beam --output-file requirements-beam.lock setup.py
+lock: venv  ## the lock files anew, with the newest versions that setup.py allows
+	$(LOCK) --extra dev --output-file requirements.lock setup.py
+	$(LOCK) --extra dev --extra beam --output-file requirements-beam.lock setup.py
+	$(LOCK) --extra dev --extra harness --output-file requirements-harness.lock setup.py
+	$(TORCH_EXTRA) | $(LOCK) --output-file requirements-torch.lock -
 
 train: venv  ## the embedded default: a mini mT0 on this machine, then its evaluation and report
 	$(BIN)/mt0 train
@@ -54,12 +92,26 @@ lint: venv  ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-test: lint  ## every test, those of Beam in their own environment
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --durations=15
+test: lint  ## every test, those of Beam, the harness and torch with their own environments
+	$(if $(CI),-@$(MAKE) --no-print-directory chromium)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --durations=15 --ignore=$(TORCH_TESTS)
 	$(MAKE) beam-test
+	$(MAKE) harness-test
+	$(MAKE) torch-test
+
+chromium:  ## headless Chromium for the tests of pages (Debian's, as root); they are skipped without it
+	command -v chromium-headless-shell chromium || { apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
+		chromium-headless-shell >/dev/null; }
 
 beam-test: beam-venv  ## the tests of caching on Apache Beam
 	$(BEAM_VENV)/bin/python -m pytest tests/data/test_beam_cache.py
+
+harness-test: harness-venv  ## the tests of tasks of lm-evaluation-harness
+	$(HARNESS_VENV)/bin/python -m pytest tests/test_harness.py
+
+torch-test: venv torch-venv  ## the tests of exported folders in transformers
+	TORCH_VENV=$(TORCH_VENV) $(BIN)/python -m pytest $(TORCH_TESTS)
 
 clean:  ## what builds and tests leave behind; keeps .venv and runs
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

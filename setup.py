@@ -38,7 +38,6 @@ setup(
         "huggingface_hub>=1.0",
         "jax>=0.10.2,<0.13",
         "jinja2>=3.1.4",
-        "matplotlib>=3.8",
         "ml_dtypes>=0.5",
         "msgpack>=1.0",
         "numba>=0.61",
@@ -47,6 +46,7 @@ setup(
         "orbax-checkpoint>=0.12.8,<0.13",
         "pyarrow>=18",
         "pyyaml>=6.0",
+        "sacrebleu>=2.5",
         "scipy>=1.13",
         "sentencepiece>=0.2",
         "seqio==0.0.20",
@@ -64,6 +64,12 @@ setup(
         # Beam holds protobuf below 7, sentencepiece 0.2.2 and later want 7: an environment of its
         # own (requirements-beam.lock), since the older one tokenises 1.5 times slower.
         "beam": ["apache-beam>=2.70", "sentencepiece<0.2.2"],
+        # What loads an exported folder, in an environment of its own (`make torch-venv`).
+        # Its tokenizer wants protobuf and says so of tiktoken.
+        "torch": ["protobuf>=5", "sentencepiece>=0.2", "torch>=2.6", "transformers>=5.2"],
+        # mt0_tpu/harness.py. No torch, but some 35 packages that nothing else of ours needs: an
+        # environment of its own (requirements-harness.lock). Old pytablewriters want other ones.
+        "harness": ["lm-eval>=0.4.13,<0.5", "pytablewriter>=1.2"],
         # T5X is on no package index; gin/t5x has its configurations. It imports TensorBoard, which
         # it does not name and TensorFlow 2.21 no longer brings.
         "t5x": ["t5x @ git+https://github.com/google-research/t5x.git", "tensorboard>=2.18"],

@@ -1,36 +1,117 @@
-"""Greedy decoding of mT5-small with random parameters: CPU-seconds and peak memory.
+"""Decoding of mT5-small with random parameters: CPU-seconds and peak memory.
 
-    JAX_PLATFORMS=cpu python benchmarks/decoding.py
+    JAX_PLATFORMS=cpu python -m benchmarks.decoding       # greedy, 4 inputs of 128, 32 tokens each
+    JAX_PLATFORMS=cpu python -m benchmarks.decoding mix   # predict() on inputs of many lengths
+    JAX_PLATFORMS=cpu python -m benchmarks.decoding beam  # 4 beams on the first shape
 
-4 inputs of 128 tokens, 32 tokens each; no id counts as EOS, so that no row ends early. T5X needs
-7.9 CPU-s for this (2.65 with a gather embedding), Hugging Face 4.5.
+First case: no id counts as EOS, so that no row ends early. T5X needs 7.9 CPU-s for this (2.65 with
+a gather embedding), Hugging Face 4.5, on the machine of facts/peers.md.
+
+The mix: lengths drawn log-normally; the column of EOS in the head is scaled so that decodes end
+anywhere. Beside predict() stands one batch after the other, sorted by length, each until its
+slowest row has ended, as `infer.decode_all` did.
 """
 
 from __future__ import annotations
 
 import resource
+import sys
 import time
+from collections.abc import Callable, Iterable
 
 import jax
 import numpy as np
 
 from benchmarks.mt5_small import MT5_SMALL
 from mt0_tpu import decoding, train_state
+from mt0_tpu.decode_config import DecodeConfig
 from mt0_tpu.models.t5 import T5
+from mt0_tpu.predict import predict
+
+MIX_INPUTS, MIX_BATCH, MIX_LENGTH = 128, 16, 32
 
 
-def main() -> None:
-    """Prints one line a repetition."""
-    params = jax.jit(lambda: train_state.init_params(T5(MT5_SMALL), 0))()
-    jax.block_until_ready(params)
-    tokens_BT = np.random.default_rng(0).integers(3, 250000, (4, 128)).astype(np.int32)
-    for name in ("compile", "warm", "warm", "warm"):
+def timed(names: Iterable[str], work: Callable[[], np.ndarray]) -> np.ndarray:
+    """Prints one line a repetition; returns what the last one gave."""
+    for name in names:
         wall, own = time.perf_counter(), time.process_time()
-        ids = np.asarray(decoding.greedy_decode(params, MT5_SMALL, tokens_BT, 32, eos_id=-1))
+        result = work()
         wall, own = time.perf_counter() - wall, time.process_time() - own
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"{name} {own:.2f} CPU-s {wall:.2f} wall-s peak {peak:.2f} GiB ids {ids.sum()}")
+        print(f"{name} {own:.2f} CPU-s {wall:.2f} wall-s peak {peak:.2f} GiB", flush=True)
+    return result
+
+
+def random_params():
+    """Returns mT5-small's parameters as training would draw them."""
+    params = jax.jit(lambda: train_state.init_params(T5(MT5_SMALL), 0))()
+    return jax.block_until_ready(params)
+
+
+def greedy() -> None:
+    """The shape of facts/peers.md B."""
+    params = random_params()
+    tokens_BT = np.random.default_rng(0).integers(3, 250000, (4, 128)).astype(np.int32)
+
+    def work() -> np.ndarray:
+        return np.asarray(decoding.greedy_decode(params, MT5_SMALL, tokens_BT, 32, eos_id=-1))
+
+    print("sum of ids", timed(["compile", *["warm"] * 5], work).sum())
+
+
+def beam() -> None:
+    """The same shape with four beams."""
+    params = random_params()
+    inputs = np.random.default_rng(0).integers(3, 250000, (4, 128)).tolist()
+    decode = DecodeConfig("beam", num_decodes=4)
+
+    def work() -> np.ndarray:
+        found = predict(
+            params, MT5_SMALL, inputs, max_decode_len=32, decode=decode, batch_size=4, eos_id=-1
+        )
+        return np.array([one.scores for one in found])
+
+    print("best scores", timed(["compile", *["warm"] * 3], work)[:, 0])
+
+
+def mix() -> None:
+    """predict() against whole batches, on the same inputs."""
+    params = random_params()
+    kernel_DV = params["decoder"]["logits_dense"]["kernel"]
+    params["decoder"]["logits_dense"]["kernel"] = kernel_DV.at[:, 1].multiply(2.6)
+    rng = np.random.default_rng(0)
+    lengths = np.clip(rng.lognormal(4.3, 0.7, MIX_INPUTS), 8, 512).astype(int)
+    inputs = [rng.integers(3, 250000, length).tolist() for length in lengths]
+
+    def batches() -> list[list[int]]:
+        found: list[list[int]] = [[]] * MIX_INPUTS
+        order = np.argsort(lengths, kind="stable")
+        for begin in range(0, MIX_INPUTS, MIX_BATCH):
+            members = order[begin : begin + MIX_BATCH]
+            width = 2 ** int(np.ceil(np.log2(max(16, lengths[members].max()))))
+            tokens_BT = np.zeros((MIX_BATCH, width), np.int32)
+            for row, member in enumerate(members):
+                tokens_BT[row, : lengths[member]] = inputs[member]
+            ids_BS = decoding.greedy_decode(params, MT5_SMALL, tokens_BT, MIX_LENGTH)
+            for member, ids in zip(members, np.asarray(ids_BS), strict=True):
+                end = np.flatnonzero(ids == 1)
+                found[member] = ids[: end[0] if len(end) else MIX_LENGTH].tolist()
+        return found
+
+    def full_batches() -> list[list[int]]:
+        found = predict(params, MT5_SMALL, inputs, max_decode_len=MIX_LENGTH, batch_size=MIX_BATCH)
+        return [one.ids[0] for one in found]
+
+    print(f"{MIX_INPUTS} inputs, {lengths.sum()} tokens, longest {lengths.max()}")
+    new = timed(["predict, compile", "predict, warm"], full_batches)
+    old = timed(["batch by batch, compile", "batch by batch, warm"], batches)
+    sizes = np.array([len(ids) for ids in new])
+    alike = sum(a == b for a, b in zip(new, old, strict=True))
+    quartiles = np.percentile(sizes, [25, 50, 75])
+    at_limit = np.mean(sizes == MIX_LENGTH)
+    print(f"decodes: {sizes.sum()} tokens, quartiles {quartiles}, {at_limit:.0%} at the limit")
+    print(f"{alike} of {MIX_INPUTS} alike")
 
 
 if __name__ == "__main__":
-    main()
+    {"greedy": greedy, "beam": beam, "mix": mix}[sys.argv[1] if len(sys.argv) > 1 else "greedy"]()

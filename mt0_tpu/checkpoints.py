@@ -20,11 +20,17 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from mt0_tpu.errors import UserError
-from mt0_tpu.formats import detect, placing, remote
+from mt0_tpu.formats import detect, own_run, placing, remote, sound
 from mt0_tpu.formats.weights import Weights
+from mt0_tpu.models.names import LAYERS
 from mt0_tpu.train_state import TrainState
 
 FOLDER = "checkpoints"
+# A piece of an array on disk, at most; a stack that is larger than the second has one a layer.
+_CHUNK_BYTES = 64 << 20
+_TOGETHER_BYTES = 16 << 20
+# Of mT5 and T5 1.1; T5X's TRAIN_STEPS counts from their beginning.
+_PRETRAINING_STEPS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +83,7 @@ def steps_of(model_dir: str | Path) -> list[int]:
     folder = Path(model_dir) / FOLDER
     if not folder.is_dir():
         return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir())
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal() and p.is_dir())
 
 
 def _say(text: str) -> None:
@@ -90,7 +96,7 @@ def _locate(path: str) -> tuple[Path, int] | None:
     None where it is none of our runs.
     """
     given = Path(os.path.abspath(path))
-    if given.name.isdigit() and given.parent.name == FOLDER:
+    if given.name.isdecimal() and given.parent.name == FOLDER:
         if not (given / "state").is_dir():
             raise UserError(f"no checkpoint at {path}: it has no folder 'state'")
         return given.parent.parent, int(given.name)
@@ -114,12 +120,29 @@ def find_start(model_dir: str, initial_checkpoint_path: str | None, from_scratch
         if own:
             return Start("initial", str(own[0]), own[1])
         weights = detect.open_any(os.path.abspath(here))
-        return Start("foreign", weights.path, weights.step or 0, weights)
+        return Start("foreign", weights.path, weights.step or 0, sound.Checked(weights))
     if from_scratch:
         return Start("scratch")
     raise UserError(
         f"nothing to start from: MODEL_DIR {model_dir} has no checkpoint and "
         "INITIAL_CHECKPOINT_PATH is not set; set it, or train.from_scratch = True"
+    )
+
+
+def check_total_steps(start: Start, total_steps: int, relative_steps: int | None) -> None:
+    """Raises UserError where TRAIN_STEPS counts pretraining that the start does not know of.
+
+    Hugging Face's folders name no step. To count one in would be no help: at step 1,000,000
+    Adafactor hardly moves its statistics, and from there they start at zero.
+    """
+    counted = start.kind in ("initial", "foreign") and start.step == 0
+    if relative_steps is not None or not counted or total_steps <= _PRETRAINING_STEPS:
+        return
+    more = total_steps - _PRETRAINING_STEPS
+    raise UserError(
+        f"TRAIN_STEPS is {total_steps:,}, and {start.path} names no step: it counts as 0, and all "
+        f"of them would be trained; write TRAIN_STEPS_RELATIVE = {more} for {more:,} steps on top "
+        f"of it, or {total_steps} where so many are meant"
     )
 
 
@@ -145,6 +168,13 @@ def check_model_dir(model_dir: str, state_bytes: int) -> None:
 
 def _handlers() -> dict[str, Any]:
     return {"state": ocp.PyTreeCheckpointHandler(), "position": ocp.JsonCheckpointHandler()}
+
+
+def _save_args(path, leaf) -> ocp.SaveArgs:
+    """Cuts large arrays into pieces, so that a reader of one layer need not hold all of them."""
+    stacked = any(getattr(key, "key", None) == LAYERS for key in path)
+    by_layer = stacked and leaf.size * leaf.dtype.itemsize > _TOGETHER_BYTES
+    return ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES, shard_axes=(0,) if by_layer else ())
 
 
 def _flat_shapes(tree) -> dict[str, tuple[int, ...]]:
@@ -207,10 +237,10 @@ class Checkpointer:
 
         Raises UserError where the disk is full or MODEL_DIR has gone.
         """
+        item = {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+        pieces = jax.tree_util.tree_map_with_path(_save_args, item)
         items = ocp.args.Composite(
-            state=ocp.args.PyTreeSave(
-                {"step": state.step, "params": state.params, "opt_state": state.opt_state}
-            ),
+            state=ocp.args.PyTreeSave(item, save_args=pieces),
             position=ocp.args.JsonSave(position),
         )
         step = int(state.step)
@@ -241,7 +271,12 @@ class Checkpointer:
 
     def has_optimizer_state(self, step: int) -> bool:
         """Whether a checkpoint holds more than parameters; those of `mt0 convert` may not."""
-        return bool(self._manager.item_metadata(step)["state"].tree.get("opt_state"))
+        return bool(self._saved(step).get("opt_state"))
+
+    def _saved(self, step: int) -> dict:
+        """What a step's tree holds; UserError where it is not whole: Orbax shows its own stack."""
+        own_run.open_weights(self._folder / str(step))
+        return self._manager.item_metadata(step)["state"].tree
 
     def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict]:
         """Returns (state, position) of a step, placed as the abstract leaves' shardings say."""
@@ -250,7 +285,7 @@ class Checkpointer:
             "params": abstract.params,
             "opt_state": abstract.opt_state,
         }
-        saved = self._manager.item_metadata(step)["state"].tree
+        saved = self._saved(step)
         if not saved.get("opt_state"):
             raise UserError(
                 f"{self._folder / str(step)} holds parameters only, so no run can go on from it: "
@@ -268,7 +303,7 @@ class Checkpointer:
 
     def restore_params(self, step: int, abstract_params):
         """Returns the parameters of a step alone."""
-        saved = self._manager.item_metadata(step)["state"].tree
+        saved = self._saved(step)
         check_shapes(abstract_params, saved["params"], str(self._folder / str(step)))
         item = {"params": abstract_params}
         arguments = ocp.args.Composite(
@@ -314,7 +349,8 @@ def restore_params(path: str, model_config, mesh=None):
         where,
     )
     if not own:
-        return placing.place_params(detect.open_any(os.path.abspath(path)), abstract)
+        weights = sound.Checked(detect.open_any(os.path.abspath(path)))
+        return placing.place_params(weights, abstract)
     checkpointer = Checkpointer(str(own[0]), CheckpointConfig(keep_last=None), read_only=True)
     try:
         return checkpointer.restore_params(own[1], abstract)

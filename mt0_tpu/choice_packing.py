@@ -33,6 +33,7 @@ class RowGroup:
       batch_rows: B.
       lengths: (T, S).
       counted, repeated: N and Q, the most that any batch needs.
+      share: whether tokens that follow the same tokens share logits; otherwise Q is 0.
     """
 
     rows: list[np.ndarray]
@@ -41,6 +42,7 @@ class RowGroup:
     ways: int
     counted: int
     repeated: int
+    share: bool = True
 
     def batches(self, examples: Sequence[Example]) -> Iterator[Batch]:
         """Fills the rows with tokens, batch by batch."""
@@ -82,12 +84,34 @@ class Batch:
         flat_P = by_shard.reshape(-1)
         real = repeated_Q != first_Q
         flat_P[repeated_Q[real]] = (flat_P[first_Q] + difference_Q)[real]
-        sums = np.concatenate([[0.0], np.cumsum(flat_P)])
+        return self._sums(flat_P)
+
+    def greedy(self, correct_WN: np.ndarray) -> np.ndarray:
+        """Returns whether every token of each choice is the most likely one, as bool.
+
+        Args:
+          correct_WN: whether the target at counted_WN is; of a batch that shares no logits.
+        """
+        counted_WN = self.features["counted_WN"]
+        by_shard = np.zeros(
+            (len(counted_WN), self.features["decoder_target_tokens"].size // len(counted_WN))
+        )
+        shard, column = np.nonzero(counted_WN >= 0)
+        by_shard[shard, counted_WN[shard, column]] = correct_WN[shard, column]
+        return self._sums(by_shard.reshape(-1)) == self.length
+
+    def _sums(self, values_P: np.ndarray) -> np.ndarray:
+        """Returns the sum over each choice's tokens."""
+        sums = np.concatenate([[0.0], np.cumsum(values_P)])
         return sums[self.start + self.length] - sums[self.start]
 
 
 def checked(
-    examples: Sequence[Example], max_input: int | None, max_choice: int | None, overlong: str
+    examples: Sequence[Example],
+    max_input: int | None,
+    max_choice: int | None,
+    overlong: str,
+    min_choices: int = 2,
 ) -> list[tuple[np.ndarray, list[np.ndarray]]]:
     """Returns the examples as arrays, cut to the lengths; refuses what cannot be ranked."""
     if overlong not in ("trim", "error"):
@@ -96,7 +120,7 @@ def checked(
     cut_inputs = cut_choices = 0
     result = []
     for number, (ids, choices) in enumerate(examples):
-        if len(choices) < 2:
+        if len(choices) < min_choices:
             raise UserError(
                 f"example {number} has {len(choices)} choices; rank classification compares two "
                 "or more"
@@ -137,12 +161,17 @@ def _trim(ids: Sequence[int], limit: int | None) -> np.ndarray:
 
 
 def plan(
-    config: T5Config, examples: Sequence[Example], batch_size: int, ways: int = 1
+    config: T5Config,
+    examples: Sequence[Example],
+    batch_size: int,
+    ways: int = 1,
+    share: bool = True,
 ) -> list[RowGroup]:
     """Packs the examples in rows; few shapes, little padding.
 
     Args:
       ways: a batch has a multiple of this many rows.
+      share: whether tokens that follow the same tokens share logits.
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; write 1 or more")
@@ -158,16 +187,22 @@ def plan(
         # Equal batches: the last one of a group is not mostly padding.
         batch_rows = -(-len(rows) // -(-len(rows) // wanted))
         batch_rows = _round_up(batch_rows, ways)
-        counted, repeated = _most(rows, batch_rows, batch_rows // ways, examples)
-        groups.append(RowGroup(rows, batch_rows, shape, ways, counted, repeated))
+        counted, repeated = _most(rows, batch_rows, batch_rows // ways, examples, share)
+        groups.append(RowGroup(rows, batch_rows, shape, ways, counted, repeated, share))
     return groups
 
 
 def _most(
-    rows: Sequence[np.ndarray], batch_rows: int, shard_rows: int, examples: Sequence[Example]
+    rows: Sequence[np.ndarray],
+    batch_rows: int,
+    shard_rows: int,
+    examples: Sequence[Example],
+    share: bool,
 ) -> tuple[int, int]:
     """Returns the most counted positions of a shard, and the most repeated ones of a batch."""
-    repeated = np.array([sum(len(repeats(examples[one][1])) for one in row) for row in rows])
+    repeated = np.zeros(len(rows), np.int64)
+    if share:
+        repeated[:] = [sum(len(repeats(examples[one][1])) for one in row) for row in rows]
     total = np.array([sum(len(c) for one in row for c in examples[one][1]) for row in rows])
     counted = np.add.reduceat(total - repeated, np.arange(0, len(rows), shard_rows))
     by_batch = np.add.reduceat(repeated, np.arange(0, len(rows), batch_rows))
@@ -261,7 +296,7 @@ def _fill(group: RowGroup, rows: Sequence[np.ndarray], examples: Sequence[Exampl
             tokens_BT[row, where], encoder_ids_BT[row, where] = ids, encoder_segment
             at_input = where.stop
             base = row * decoder_length + at_choice
-            pairs.append(repeats(its_choices) + base)
+            pairs.append(repeats(its_choices if group.share else ()) + base)
             for number, choice in enumerate(its_choices):
                 segment += 1
                 where = slice(at_choice, at_choice + len(choice))

@@ -7,11 +7,13 @@ nor gin nor TensorFlow and answers at once.
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from mt0_tpu import process_flags
 from mt0_tpu.errors import UserError, did_you_mean
 
 GIN_FLAGS_HELP = """\
@@ -77,6 +79,7 @@ def _dispatch(arguments: list[str]) -> int:
     # TensorFlow greets with a screen of lines about the processor, should it be imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    process_flags.take_flags(known)
     return known.run(known) or 0
 
 
@@ -125,8 +128,12 @@ def _parsers(
     _add_cache(add("cache", _run_cache, "tokenise a task or mixture into its cache"))
     train = add("train", _run_train, "train; with no gin file, the embedded mini mT0")
     study = add("study", _run_study, "train all arms of the mini study and compare them")
-    for name, verb in (("eval", "score a checkpoint"), ("infer", "run a checkpoint on a task")):
-        _add_job(add(name, _run_job, verb, GIN_FLAGS_HELP))
+    _add_job(add("eval", _run_job, "score checkpoints, or those of a running job", GIN_FLAGS_HELP))
+    infer = add("infer", _run_infer, "answer or score a file's inputs or a task's", GIN_FLAGS_HELP)
+    _add_job(infer)
+    infer.add_argument(
+        "--interactive", action="store_true", help="answer lines typed at a prompt, or piped in"
+    )
     train.epilog = GIN_FLAGS_HELP
     _add_job(train)
     train.add_argument("--output_dir", help="run folder of the embedded mini mT0 (runs/mini)")
@@ -137,8 +144,13 @@ def _parsers(
     study.add_argument("--quick", action="store_true", help="a few steps each, to try it out")
     _add_convert(add("convert", _run_convert, "turn a checkpoint of one kind into another"))
     report = add("report", _run_report, "write an HTML report of runs beside each other")
-    report.add_argument("runs", nargs="+", metavar="RUN", help="a run's MODEL_DIR, or a study")
-    report.add_argument("--output", help="folder of the report (RUN/report of the first)")
+    report.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="a MODEL_DIR, an EVAL_OUTPUT_DIR, or a folder of either",
+    )
+    report.add_argument("--output", help="its folder, or FILE.html (RUN/report of the first)")
     return parser, commands
 
 
@@ -150,22 +162,47 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     for flag in JOB_FLAGS:
         parser.add_argument(flag, action="append", default=[], help=argparse.SUPPRESS)
     parser.add_argument("--dry_run", action="store_true", help=argparse.SUPPRESS)
+    process_flags.add_flags(parser)
 
 
 def _run_job(flags: argparse.Namespace) -> None:
     from mt0_tpu import gin_config
 
+    resolved = gin_config.resolve(flags.command, *_gin_flags(flags))
+    if flags.dry_run:
+        print(resolved.text, end="")
+    else:
+        resolved.run()
+
+
+def _run_infer(flags: argparse.Namespace) -> None:
+    if not flags.interactive:
+        _run_job(flags)
+        return
+    from mt0_tpu import gin_config
+
+    # No file is written, so none need be named.
+    flags.gin_bindings = ["INFER_OUTPUT_DIR = ''", *flags.gin_bindings]
+    resolved = gin_config.resolve("infer", *_gin_flags(flags))
+    if flags.dry_run:
+        print(resolved.text, end="")
+        return
+    from mt0_tpu import interactive
+
+    taken = inspect.signature(interactive.interact).parameters
+    chosen = {name: value for name, value in resolved.arguments.items() if name in taken}
+    interactive.interact(**chosen)
+
+
+def _gin_flags(flags: argparse.Namespace) -> tuple[list[str], list[str], list[str]]:
+    """Returns (files, bindings, folders); UserError where no file is named."""
     if not flags.gin_file:
         raise UserError(
             f"`mt0 {flags.command}` needs a gin file, for example "
             f"--gin_file=models/mt5/small.gin --gin_file=runs/{flags.command}.gin"
         )
     folders = [folder for paths in flags.gin_search_paths for folder in paths.split(",") if folder]
-    resolved = gin_config.resolve(flags.command, flags.gin_file, flags.gin_bindings, folders)
-    if flags.dry_run:
-        print(resolved.text, end="")
-    else:
-        resolved.run()
+    return flags.gin_file, flags.gin_bindings, folders
 
 
 def _run_train(flags: argparse.Namespace) -> None:
@@ -237,6 +274,7 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
         metavar="--NAME=VALUE",
         help="a pipeline option of Beam's; repeat it: --runner_option=--project=x",
     )
+    process_flags.add_flags(parser)
 
 
 def _feature_lengths(text: str | None) -> dict[str, int] | None:
@@ -263,8 +301,12 @@ def _beam(flags: argparse.Namespace) -> dict | None:
 
 
 def _run_cache(flags: argparse.Namespace) -> None:
+    from mt0_tpu import process_settings
     from mt0_tpu.data import cache
 
+    process_settings.refuse_several(
+        "`mt0 cache`", "start it once (`srun --ntasks=1 mt0 cache …`: it uses every core)"
+    )
     # Read by seqio_tasks, here and in workers.
     for variable, value in (("DATA_DIR", flags.data_dir), ("BAD_LINES", flags.bad_lines)):
         if value:
@@ -291,6 +333,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (%(default)s)")
     parser.add_argument("--with_state", action="store_true", help="takes Adafactor's state along")
     parser.add_argument("--overwrite", action="store_true", help="replaces what is at DST")
+    parser.add_argument("--t5x_layout", metavar="LAYOUT", help="of t5x: msgpack (its own) or orbax")
     parser.add_argument("--vocabulary", help="spiece.model, for hf's tokenizer ($MT0_VOCABULARY)")
 
 
@@ -305,6 +348,7 @@ def _run_convert(flags: argparse.Namespace) -> None:
         with_state=flags.with_state,
         overwrite=flags.overwrite,
         vocabulary=flags.vocabulary,
+        t5x_layout=flags.t5x_layout,
     )
 
 
@@ -312,5 +356,4 @@ def _run_report(flags: argparse.Namespace) -> None:
     from mt0_tpu import report
 
     output = flags.output or os.path.join(flags.runs[0], "report")
-    report.write_report(flags.runs, output)
-    print(f"report: {os.path.join(output, 'index.html')}")
+    print(f"report: {report.write_report(flags.runs, output)}")

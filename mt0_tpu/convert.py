@@ -11,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mt0_tpu.errors import UserError, did_you_mean
-from mt0_tpu.formats import detect, remote, shape_of, sound
+from mt0_tpu.formats import detect, own_run, remote, run_record, shape_of, sound
+from mt0_tpu.formats.model_card import ModelCard
 
 WRITERS = {"orbax": "own_run", "t5x": "t5x_writer", "hf": "hf_export"}
+T5X_LAYOUTS = {"msgpack": "t5x_writer", "orbax": "t5x_orbax_writer"}
 DTYPES = ("float32", "bfloat16")
 
 
@@ -26,6 +28,7 @@ def convert(
     with_state: bool = False,
     overwrite: bool = False,
     vocabulary: str | None = None,
+    t5x_layout: str | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
     """Writes the checkpoint at `source` to `destination` as another kind.
@@ -33,26 +36,44 @@ def convert(
     Args:
       source: a MODEL_DIR or checkpoint of ours, T5X's, Hugging Face's or Mesh TensorFlow's.
       destination: a folder that is not there yet.
-      to: 'orbax' (a MODEL_DIR of ours), 't5x' (its legacy form) or 'hf'.
+      to: 'orbax' (a MODEL_DIR of ours), 't5x' or 'hf'.
       dtype: of the parameters; statistics stay float32.
       with_state: takes Adafactor's statistics along, to orbax and t5x.
       overwrite: replaces what is at `destination`.
       vocabulary: spiece.model for hf's tokenizer; $MT0_VOCABULARY by default, else none is written.
+      t5x_layout: of t5x: 'msgpack' (its own, the default) or 'orbax' (as with T5X's use_orbax).
 
     Raises:
       UserError: nothing readable at source, something at destination, or what does not go together.
     """
-    for name, value, known in (("--to", to, WRITERS), ("--dtype", dtype, DTYPES)):
+    for name, value, known in (
+        ("--to", to, WRITERS), ("--dtype", dtype, DTYPES),
+        ("--t5x_layout", t5x_layout or "msgpack", T5X_LAYOUTS),
+    ):  # fmt: skip
         if value not in known:
             near = did_you_mean(value, list(known))
             raise UserError(f"{name} is '{value}'; write one of {', '.join(known)}.{near}")
     if to == "hf" and with_state:
         raise UserError("a Hugging Face folder holds no optimizer state; leave --with_state out")
-    if os.path.exists(destination) and not overwrite:
+    if t5x_layout and to != "t5x":
+        raise UserError(f"--t5x_layout is for --to t5x, not --to {to}; leave it out")
+    if "://" in destination:
+        raise UserError(
+            f"{destination} is no local folder; convert into one, and copy that there (`gcloud "
+            "storage cp -r`)"
+        )
+    if os.path.lexists(destination) and not overwrite:
         raise UserError(f"{destination} exists; name another folder, or write --overwrite")
     weights = detect.open_any(remote.bring(source, say))
+    if _holds(destination, weights.path):
+        raise UserError(
+            f"{destination} holds the checkpoint that is read, and --overwrite would delete it; "
+            "name another folder"
+        )
     network = sound.check_tensors(weights)
-    if spiece := vocabulary or os.environ.get("MT0_VOCABULARY"):
+    # Of the environment it is for the tokenizer: a T5's weights may pass where mT5's is set.
+    spiece = vocabulary or (os.environ.get("MT0_VOCABULARY") if to == "hf" else None)
+    if spiece:
         sound.check_vocabulary(spiece, network.vocab_size)
     if with_state and not weights.state_tensors():
         what = f"{source} ({weights.kind})"
@@ -60,8 +81,9 @@ def convert(
     step = f", step {weights.step}" if weights.step is not None else ""
     what = f"{shape_of.describe(network)}, {len(weights.tensors())} tensors"
     say(f"convert: {weights.kind}{step}, {what} → {to} at {destination}")
-    writer = importlib.import_module(f"mt0_tpu.formats.{WRITERS[to]}")
-    own = {"vocabulary": spiece} if to == "hf" else {}
+    name = T5X_LAYOUTS[t5x_layout] if t5x_layout else WRITERS[to]
+    writer = importlib.import_module(f"mt0_tpu.formats.{name}")
+    own = _for_hf(weights, network, Path(destination), spiece) if to == "hf" else {}
     # The writer of hf checks the values itself.
     checked = weights if to == "hf" else sound.Checked(weights)
     writer.write(
@@ -69,3 +91,23 @@ def convert(
         say=say, **own,
     )  # fmt: skip
     say(f"convert: done, {destination}")
+
+
+def _holds(folder: str, path: str) -> bool:
+    """Whether a path is a folder or lies in it, links followed."""
+    folder, path = os.path.realpath(folder), os.path.realpath(path)
+    return os.path.commonpath([folder, path]) == folder
+
+
+def _for_hf(weights, network, destination: Path, vocabulary: str | None) -> dict:
+    """What only transformers' folder has: the card and the configuration, of a run from its files.
+
+    Of other checkpoints a configuration that says more than the shapes (Hugging Face's) is kept.
+    """
+    record = None
+    if weights.kind == own_run.OwnRun.kind:
+        record = run_record.of_checkpoint(Path(weights.path), weights.step)
+    name = destination.absolute().name
+    config = record.network(network) if record else getattr(weights, "config", network)
+    card = record.card(name) if record else ModelCard(name=name)
+    return {"vocabulary": vocabulary, "config": config, "card": card}

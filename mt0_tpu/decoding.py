@@ -1,12 +1,19 @@
-"""Greedy decoding with a key/value cache.
+"""Decoding with a key/value cache: prefill, steps, and rows that come and go in a batch.
 
-Letters: B rows, T encoder length, S decode length, V vocabulary.
+An Engine holds the compiled parts; predict.py feeds it. A state holds B inputs (slots) of N
+decodes each; every input is at a position of its own, so that an ended one can be replaced.
+
+Letters: B inputs (slots), N decodes of an input, R = B * N rows of a step, G inputs of a group that
+enters together, T encoder length, S decode length, D width, V vocabulary, L layers, H heads,
+K head width.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
-from contextlib import ExitStack
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,11 +21,198 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from mt0_tpu import partitioning
+from mt0_tpu import beam_search, partitioning, sampling
+from mt0_tpu.decode_config import DecodeConfig
 from mt0_tpu.errors import UserError
 from mt0_tpu.models.t5 import T5, T5Config
 
 EOS_ID = 1
+
+
+class State(NamedTuple):
+    """B inputs under way. `cache` has B at axis 1 (its mask: 0), everything else at axis 0.
+
+    Attributes:
+      cache: of T5.init_cache, self_k and self_v as [L, B, N, H, S, K].
+      position_B: int32, how many tokens each input has.
+      ended_B: bool; an ended input keeps what it has.
+      key_B2: uint32, the random key of each input.
+      search: what the method keeps of its decodes, sampling.Tokens or beam_search.Beams.
+    """
+
+    cache: dict[str, jax.Array]
+    position_B: jax.Array
+    ended_B: jax.Array
+    key_B2: jax.Array
+    search: Any
+
+
+class Report(NamedTuple):
+    """What the host reads: whole on every device, decodes best first, zeros after EOS."""
+
+    ended_B: jax.Array
+    ids_BNS: jax.Array
+    scores_BN: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """The compiled parts of one way of decoding; make it with `engine`."""
+
+    config: T5Config
+    decode: DecodeConfig
+    max_decode_len: int
+    eos_id: int
+    mesh: Mesh | None
+
+    def prefill(self, params, tokens_GT: np.ndarray, numbers_G: np.ndarray, seed: int) -> State:
+        """Encodes inputs and returns their state before the first token.
+
+        Args:
+          tokens_GT: int32, zeros after each input; a row of zeros has ended before it starts.
+          numbers_G: int32, what the random draws of an input depend on beside the seed.
+        """
+        with self._on_mesh():
+            return self._prefill(params, tokens_GT, numbers_G, np.uint32(seed))
+
+    def empty(self, params, slots: int, length: int) -> State:
+        """Returns a state of ended slots for encoder rows of `length` tokens."""
+        with self._on_mesh():
+            return self._empty(params, slots, length)
+
+    def insert(self, state: State, group: State, slots_G: np.ndarray) -> State:
+        """Puts the inputs of a group in slots; those of a slot past the end are left out."""
+        with self._on_mesh():
+            return self._insert(state, group, slots_G)
+
+    def run(self, params, state: State, wanted: int) -> tuple[State, Report]:
+        """Steps until `wanted` slots have ended, or all; the state given is used up."""
+        with self._on_mesh():
+            return self._run(params, state, np.int32(wanted))
+
+    def select(self, state: State, slots_C: np.ndarray) -> State:
+        """Returns a state of these slots only."""
+        with self._on_mesh():
+            return self._select(state, np.asarray(slots_C, np.int32))
+
+    def widen(self, state: State, length: int) -> State:
+        """Returns the state with room for encoder rows of `length` tokens."""
+        with self._on_mesh():
+            return self._widen(state, length)
+
+    @contextlib.contextmanager
+    def _on_mesh(self):
+        if self.mesh is None:
+            yield
+            return
+        with jax.set_mesh(self.mesh), nn.logical_axis_rules(partitioning.LOGICAL_RULES):
+            yield
+
+    def _laid_out(self, state: State) -> State:
+        """Cuts slots over the batch axes of the mesh and heads over 'tensor'."""
+        if self.mesh is None:
+            return state
+        places = partitioning.shardings(_axes(state), state, self.mesh)
+        return jax.lax.with_sharding_constraint(state, places)
+
+    @functools.cached_property
+    def _prefill(self):
+        return jax.jit(lambda *arguments: self._laid_out(_prefill(self, *arguments)))
+
+    @functools.cached_property
+    def _empty(self):
+        def make(params, slots: int, length: int) -> State:
+            shapes = jax.eval_shape(
+                functools.partial(_prefill, self),
+                params,
+                jax.ShapeDtypeStruct((slots, length), jnp.int32),
+                jax.ShapeDtypeStruct((slots,), jnp.int32),
+                jax.ShapeDtypeStruct((), jnp.uint32),
+            )
+            state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            return self._laid_out(state._replace(ended_B=~state.ended_B))
+
+        return jax.jit(make, static_argnums=(1, 2))
+
+    @functools.cached_property
+    def _insert(self):
+        def put(state: State, group: State, slots_G) -> State:
+            def at_zero(leaf, new):
+                return leaf.at[slots_G].set(new, mode="drop")
+
+            def at_one(leaf, new):
+                return leaf.at[:, slots_G].set(new, mode="drop")
+
+            return self._laid_out(_map_slots(at_zero, at_one, state, group))
+
+        return jax.jit(put, donate_argnums=0)
+
+    @functools.cached_property
+    def _select(self):
+        def take(state: State, slots_C) -> State:
+            picked = _map_slots(
+                lambda leaf: jnp.take(leaf, slots_C, axis=0, mode="clip"),
+                lambda leaf: jnp.take(leaf, slots_C, axis=1, mode="clip"),
+                state,
+            )
+            # A slot past the end is a free one.
+            free_C = slots_C >= state.ended_B.shape[0]
+            return self._laid_out(picked._replace(ended_B=picked.ended_B | free_C))
+
+        return jax.jit(take)
+
+    @functools.cached_property
+    def _widen(self):
+        def pad(state: State, length: int) -> State:
+            cache = dict(state.cache)
+            more = length - cache["cross_k"].shape[3]
+            for name, axis in (("cross_k", 3), ("cross_v", 3), ("cross_mask", 1)):
+                widths = [(0, more if at == axis else 0) for at in range(cache[name].ndim)]
+                cache[name] = jnp.pad(cache[name], widths)
+            return self._laid_out(state._replace(cache=cache))
+
+        return jax.jit(pad, static_argnums=1)
+
+    @functools.cached_property
+    def _run(self):
+        def run(params, state: State, wanted) -> tuple[State, Report]:
+            state = _steps(self, params, state, wanted)
+            report = Report(state.ended_B, *self._method.outcome(state.search))
+            if self.mesh is not None:
+                whole = partitioning.replicated(self.mesh)
+                report = jax.lax.with_sharding_constraint(report, Report(whole, whole, whole))
+            return self._laid_out(state), report
+
+        return jax.jit(run, donate_argnums=1)
+
+    @property
+    def _method(self):
+        return beam_search if self.decode.method == "beam" else sampling
+
+
+@functools.cache
+def _engine(config, decode, max_decode_len, eos_id, mesh) -> Engine:
+    return Engine(config, decode, max_decode_len, eos_id, mesh)
+
+
+def engine(
+    config: T5Config,
+    decode: DecodeConfig,
+    max_decode_len: int,
+    *,
+    eos_id: int = EOS_ID,
+    mesh: Mesh | None = None,
+) -> Engine:
+    """Returns the engine of these settings; asked again, the same one with what it compiled.
+
+    Raises UserError where max_decode_len is no whole number of at least 1.
+    """
+    whole = isinstance(max_decode_len, int | np.integer) and not isinstance(max_decode_len, bool)
+    if not whole or max_decode_len < 1:
+        raise UserError(f"max_decode_len is {max_decode_len!r}; write 1 or more")
+    # The seed enters when an input does: another one compiles nothing.
+    fixed = dataclasses.replace(decode, seed=0)
+    return _engine(config, fixed, int(max_decode_len), eos_id, mesh)
 
 
 def greedy_decode(
@@ -30,7 +224,7 @@ def greedy_decode(
     eos_id: int = EOS_ID,
     mesh: Mesh | None = None,
 ) -> jax.Array:
-    """Takes the most likely token at every position until EOS.
+    """Takes the most likely token at every position until EOS, for one batch as it is.
 
     Stops as soon as every row has ended. A row without input tokens (padding of a batch) has
     ended before it starts. Compiles once a shape: pad inputs to a few lengths.
@@ -39,57 +233,91 @@ def greedy_decode(
       int32 ids [B, max_decode_len]: EOS included, zeros after it. The call returns before the
       device is done; reading the array waits.
     """
-    if max_decode_len < 1:
-        raise UserError(f"max_decode_len is {max_decode_len}; write 1 or more")
-    tokens_BT = encoder_input_tokens_BT
+    tokens_BT = np.asarray(encoder_input_tokens_BT, np.int32)
+    greedy = engine(config, DecodeConfig(), max_decode_len, eos_id=eos_id, mesh=mesh)
     if tokens_BT.ndim != 2:
         raise UserError(f"inputs have shape {tokens_BT.shape}; greedy_decode takes [rows, length]")
-    with ExitStack() as stack:
-        if mesh is not None:
-            partitioning.check_batch_size(tokens_BT.shape[0], mesh)
-            stack.enter_context(jax.set_mesh(mesh))
-            stack.enter_context(nn.logical_axis_rules(partitioning.LOGICAL_RULES))
-            rows = partitioning.batch_sharding(mesh)
-            host_BT = np.asarray(tokens_BT, np.int32)
-            tokens_BT = jax.make_array_from_callback(host_BT.shape, rows, lambda at: host_BT[at])
-        return _compiled(config, max_decode_len, eos_id, mesh)(params, tokens_BT)
-
-
-@functools.cache
-def _compiled(config: T5Config, max_decode_len: int, eos_id: int, mesh: Mesh | None):
-    decode = functools.partial(_greedy, config=config, max_decode_len=max_decode_len, eos_id=eos_id)
-    if mesh is None:
-        return jax.jit(decode)
-    return jax.jit(decode, out_shardings=partitioning.replicated(mesh))
-
-
-def _greedy(params, tokens_BT, *, config: T5Config, max_decode_len: int, eos_id: int):
-    model = T5(config)
-    run = functools.partial(model.apply, {"params": params})
-    segments_BT = (tokens_BT > 0).astype(jnp.int32)
-    encoded_BTD = run(tokens_BT, segments_BT, method="encode")
-    cache = run(encoded_BTD, segments_BT, max_decode_len, method="init_cache")
     rows = tokens_BT.shape[0]
+    if mesh is not None:
+        partitioning.check_batch_size(rows, mesh)
+    state = greedy.prefill(params, tokens_BT, np.arange(rows, dtype=np.int32), 0)
+    return greedy.run(params, state, rows)[1].ids_BNS[:, 0]
 
-    def unfinished(carry):
-        position, _, ended_B, _, _ = carry
-        return (position < max_decode_len) & ~jnp.all(ended_B)
 
-    def take(carry):
-        position, token_B, ended_B, ids_BS, cache = carry
-        position_B = jnp.full((rows,), position, jnp.int32)
-        hidden_BD, cache = run(token_B, position_B, cache, method="decode_step")
-        logits_BV = run(hidden_BD[:, None], method="logits")[:, 0]
-        best_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
-        token_B = jnp.where(ended_B, jnp.int32(0), best_B)
-        ids_BS = jax.lax.dynamic_update_slice_in_dim(ids_BS, token_B[:, None], position, axis=1)
-        return position + 1, token_B, ended_B | (token_B == eos_id), ids_BS, cache
-
-    start = (
-        jnp.int32(0),
-        jnp.zeros((rows,), jnp.int32),
-        ~jnp.any(tokens_BT > 0, axis=1),
-        jnp.zeros((rows, max_decode_len), jnp.int32),
+def _prefill(own: Engine, params, tokens_GT, numbers_G, seed) -> State:
+    run = functools.partial(T5(own.config).apply, {"params": params})
+    segments_GT = (tokens_GT > 0).astype(jnp.int32)
+    decodes, length = own.decode.num_decodes, own.max_decode_len
+    encoded_GTD = run(tokens_GT, segments_GT, method="encode")
+    cache = run(encoded_GTD, segments_GT, length, decodes, method="init_cache")
+    group = tokens_GT.shape[0]
+    for name in ("self_k", "self_v"):
+        layers, _, *rest = cache[name].shape
+        cache[name] = cache[name].reshape(layers, group, decodes, *rest)
+    base = jax.random.key(seed)
+    keys_G = jax.vmap(lambda number: jax.random.fold_in(base, number))(numbers_G)
+    return State(
         cache,
+        jnp.zeros((group,), jnp.int32),
+        ~jnp.any(tokens_GT > 0, axis=1),
+        jax.random.key_data(keys_G),
+        own._method.start(group, decodes, length),
     )
-    return jax.lax.while_loop(unfinished, take, start)[3]
+
+
+def _steps(own: Engine, params, state: State, wanted) -> State:
+    """Takes steps until `wanted` inputs have ended, or all."""
+    run = functools.partial(T5(own.config).apply, {"params": params})
+    # What no step changes stays out of the loop's state.
+    fixed = {name: leaf for name, leaf in state.cache.items() if name.startswith("cross_")}
+    slots = state.ended_B.shape[0]
+
+    def unfinished(state: State):
+        return jnp.sum(state.ended_B, dtype=jnp.int32) < jnp.minimum(wanted, slots)
+
+    def step(state: State) -> State:
+        decodes = own.decode.num_decodes
+        token_BN = own._method.last_tokens(state.search, state.position_B)
+        position_R = jnp.repeat(state.position_B, decodes)
+        own_cache = {name: _merge_rows(leaf) for name, leaf in state.cache.items()}
+        hidden_RD, new = run(
+            token_BN.reshape(-1), position_R, own_cache | fixed, method="decode_step"
+        )
+        logits_RV = run(hidden_RD[:, None], method="logits")[:, 0]
+        cache = {name: new[name].reshape(leaf.shape) for name, leaf in state.cache.items()}
+        search, ended_B, cache = own._method.advance(own, state, logits_RV, cache)
+        position_B = jnp.where(state.ended_B, state.position_B, state.position_B + 1)
+        ended_B = state.ended_B | ended_B | (position_B >= own.max_decode_len)
+        return State(cache, position_B, ended_B, state.key_B2, search)
+
+    changing = {name: leaf for name, leaf in state.cache.items() if name not in fixed}
+    state = jax.lax.while_loop(unfinished, step, state._replace(cache=changing))
+    return state._replace(cache=state.cache | fixed)
+
+
+def _merge_rows(leaf: jax.Array) -> jax.Array:
+    layers, slots, decodes, *rest = leaf.shape
+    return leaf.reshape(layers, slots * decodes, *rest)
+
+
+def _map_slots(at_zero, at_one, state: State, *others: State) -> State:
+    """Maps over the leaves, by the axis that their slots are at."""
+    caches = [other.cache for other in others]
+    cache = {
+        name: (at_zero if name == "cross_mask" else at_one)(leaf, *(one[name] for one in caches))
+        for name, leaf in state.cache.items()
+    }
+    rests = [other._replace(cache={}) for other in others]
+    return jax.tree.map(at_zero, state._replace(cache={}), *rests)._replace(cache=cache)
+
+
+def _axes(state: State) -> State:
+    """Logical axis names of every leaf, for partitioning.shardings."""
+    cross = ("layers", "batch", "heads", "length", "kv")
+    own = ("layers", "batch", None, "heads", "length", "kv")
+    cache = {name: own if name.startswith("self_") else cross for name in state.cache}
+    cache["cross_mask"] = ("batch", "length")
+    rest = jax.tree.map(
+        lambda leaf: ("batch",) + (None,) * (leaf.ndim - 1), state._replace(cache={})
+    )
+    return rest._replace(cache=cache)

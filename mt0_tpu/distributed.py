@@ -1,76 +1,172 @@
-"""One way to join the processes of a job: TPU VM, GKE, SLURM or explicit, or a plain machine."""
+"""One way to join the processes of a job, to wait for them, and to say who is absent."""
 
 from __future__ import annotations
 
-import dataclasses
+import collections
+import ctypes
 import os
-from collections.abc import Mapping
+import sys
+import time
+from typing import Any
 
 import jax
 
-from mt0_tpu.errors import UserError
+from mt0_tpu import process_flags, process_settings, roll_call
+from mt0_tpu.process_settings import Metadata, ProcessSettings
+from mt0_tpu.roll_call import ProcessesAbsentError
 
 # Compilation on one host may take long; gloo alone gives up after 30 s of skew.
-BARRIER_TIMEOUT_MS = 30 * 60 * 1000
+BARRIER_TIMEOUT_S = 30 * 60
+# JAX's own connecting, once all processes are known to be here.
+_CONNECT_S = 60
+# Others get their answer before the process that holds the coordinator ends.
+_LEADER_LINGERS_S = 2.0
+
+_joined = ProcessSettings()
+_times: collections.Counter[str] = collections.Counter()  # that a barrier's name was used
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Arguments of jax.distributed.initialize; None leaves a value to its detection."""
+def initialize() -> ProcessSettings:
+    """Joins the other processes where there are any; before any device is touched.
 
-    coordinator_address: str | None
-    num_processes: int | None
-    process_id: int | None
+    Every job calls it; a second call does nothing. Who has to be joined is
+    process_settings.settings' to say, from the environment and the command line.
 
-
-def settings(environment: Mapping[str, str]) -> Settings | None:
-    """Returns how to join, a pure function of the environment; None on a plain machine.
-
-    MT0_COORDINATOR, MT0_NUM_PROCESSES and MT0_PROCESS_ID win; SLURM with more than one task
-    and TPU pods with more than one worker are left to JAX's own detection.
+    Raises:
+      UserError: settings that contradict each other.
+      ProcessesAbsentError: not all came within the time-out; it names them.
     """
-    explicit = [environment.get(f"MT0_{n}") for n in ("COORDINATOR", "NUM_PROCESSES", "PROCESS_ID")]
-    if any(value is not None for value in explicit):
-        if None in explicit:
-            raise UserError(
-                "MT0_COORDINATOR, MT0_NUM_PROCESSES and MT0_PROCESS_ID go together; "
-                f"found {explicit}; set all three or none"
-            )
-        try:
-            return Settings(explicit[0], int(explicit[1]), int(explicit[2]))
-        except ValueError:
-            raise UserError(
-                f"MT0_NUM_PROCESSES={explicit[1]} and MT0_PROCESS_ID={explicit[2]} must be numbers"
-            ) from None
-    if int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment:
-        return Settings(None, None, None)
-    if len(environment.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1:
-        return Settings(None, None, None)
-    return None
-
-
-def initialize() -> None:
-    """Joins the other processes where there are any; before any device is touched."""
-    found = settings(os.environ)
-    if found is None or jax.distributed.is_initialized():
-        return
+    global _joined
+    if jax.distributed.is_initialized():
+        return _joined
+    flags = process_flags.taken_flags()
+    found = process_settings.settings(os.environ, flags, _tpu_metadata())
+    if found.note or not found.alone:
+        print(f"mt0: {found.line()}", file=sys.stderr, flush=True)
+    if found.alone:
+        return found
     if os.environ.get("JAX_PLATFORMS", "") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    began = time.monotonic()
+    roll_call.gather(found)
+    left_s = found.initialization_timeout_s - (time.monotonic() - began)
     jax.distributed.initialize(
         coordinator_address=found.coordinator_address,
-        num_processes=found.num_processes,
-        process_id=found.process_id,
+        num_processes=found.count,
+        process_id=found.index,
+        local_device_ids=found.local_device_ids,
+        initialization_timeout=max(int(left_s), _CONNECT_S),
+        cluster_detection_method="deactivate",
     )
+    # What this process starts, such as `mt0 cache`, is none of the job's processes.
+    os.environ[process_settings.ALONE] = "1"
+    _joined = found
+    return found
 
 
-def barrier(name: str) -> None:
+def _tpu_metadata() -> Metadata | None:
+    """Reads attributes as JAX does; None on what is no TPU VM."""
+    from jax._src import cloud_tpu_init  # no public spelling of either exists
+
+    if not cloud_tpu_init.running_in_cloud_tpu_vm:
+        return None
+    from jax._src.clusters import cloud_tpu_cluster
+
+    def read(key: str) -> str | None:
+        text, status = cloud_tpu_cluster.get_metadata(key)
+        return text if status == cloud_tpu_cluster.metadata_response_code_success else None
+
+    return read
+
+
+def barrier(name: str, timeout_s: float = BARRIER_TIMEOUT_S) -> None:
     """Waits until every process is here, without a device collective.
 
     Compiling takes each host a different time, and gloo's first collective gives up after
     30 s: hosts meet here, over the coordinator, before they start to compute.
+
+    Raises:
+      ProcessesAbsentError: not all came in time, or one has ended; it names those absent. This
+        process can then only end: it has left the others.
     """
     if jax.process_count() == 1:
         return
-    from jax._src import distributed  # no public spelling of this barrier exists yet
+    client = _client()
+    _times[name] += 1
+    folder = f"mt0/barrier/{name}/{_times[name]}/"
+    # Which are here, for those that wait in vain.
+    client.key_value_set(f"{folder}{jax.process_index()}", "here", allow_overwrite=True)
+    try:
+        client.wait_at_barrier(name, int(timeout_s * 1000))
+    except jax.errors.JaxRuntimeError as error:
+        raise _absent(name, folder, timeout_s, str(error)) from None
 
-    distributed.global_state.client.wait_at_barrier(name, BARRIER_TIMEOUT_MS)
+
+def leader_says(name: str, text: str | None, patience_seconds: float = 0.0) -> str:
+    """Returns the first process's text in every process; over the coordinator, as barrier.
+
+    Args:
+      name: of this message, used once.
+      text: the first process's; the others' is not looked at.
+      patience_seconds: how long the first process may take, besides the barrier's time.
+
+    Raises:
+      ProcessesAbsentError: the first process did not say it in time.
+    """
+    if jax.process_count() == 1:
+        return str(text)
+    client = _client()
+    if jax.process_index() == 0:
+        client.key_value_set(name, str(text))
+        return str(text)
+    timeout_s = patience_seconds + BARRIER_TIMEOUT_S
+    try:
+        return client.blocking_key_value_get(name, int(timeout_s * 1000))
+    except jax.errors.JaxRuntimeError as error:
+        _leave()
+        raise ProcessesAbsentError(
+            f"process {_joined.name_of(0)} did not say '{name}' within {timeout_s:g} s "
+            f"({_first_line(error)})",
+            (0,),
+        ) from None
+
+
+def _client() -> Any:
+    from jax._src import distributed  # no public spelling of barriers and messages exists yet
+
+    return distributed.global_state.client
+
+
+def _absent(name: str, folder: str, timeout_s: float, cause: str) -> ProcessesAbsentError:
+    """Who did not come to a barrier; and leaves the others."""
+    try:
+        came = {int(key.rpartition("/")[2]) for key, _ in _client().key_value_dir_get(folder)}
+    except jax.errors.JaxRuntimeError:  # the coordinator itself has gone
+        came = set(range(1, _joined.count))
+    absent = [index for index in range(_joined.count) if index not in came]
+    what = f"not all processes came to '{name}'"
+    what += f" within {timeout_s:g} s" if "DEADLINE_EXCEEDED" in cause else ", and one has ended"
+    if absent:
+        what += f": {roll_call.absent_text(_joined, absent)}. Their logs say why"
+    else:
+        what += f" ({_first_line(cause)})"
+    leader = jax.process_index() == 0
+    if leader:
+        time.sleep(_LEADER_LINGERS_S)
+    _leave()
+    return ProcessesAbsentError(what, absent)
+
+
+def _leave() -> None:
+    """Forgets the coordinator, whose shutdown would wait five minutes for who is absent."""
+    from jax._src import distributed
+
+    state = distributed.global_state
+    for one in (state.preemption_sync_manager, state.client, state.service):
+        if one is not None:  # never destroyed: the destructors would wait as well, or abort
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(one))
+    state.preemption_sync_manager = state.client = state.service = None
+
+
+def _first_line(error: object) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,25 +1,29 @@
-"""The evaluation job: rank classification as in the paper, from a checkpoint to rank.jsonl."""
+"""The evaluation job: from a checkpoint, all of a run's, or a run still going, to scores."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
-import numpy as np
 
-from mt0_tpu import distributed, partitioning, rank_results, scoring
-from mt0_tpu.countdown import Countdown
-from mt0_tpu.errors import UserError
+from mt0_tpu import distributed, eval_follow, partitioning, rank_results
+from mt0_tpu.checkpoints import FOLDER, checkpoint_step, restore_params, steps_of
+from mt0_tpu.decode_config import DecodeConfig
+from mt0_tpu.errors import UserError, did_you_mean
+from mt0_tpu.eval_follow import Patience
+from mt0_tpu.eval_outputs import EvalOutputs, metrics_table
+from mt0_tpu.eval_tasks import EvalData
+from mt0_tpu.evaluator import Evaluator
 from mt0_tpu.models.t5 import T5, T5Config
 from mt0_tpu.partitioning import MeshConfig
-from mt0_tpu.rank_tasks import RankTask, open_rank_tasks
-from mt0_tpu.text_vocabulary import TextVocabulary, mini_model, open_vocabulary
-from mt0_tpu.whole_file import write_whole
+from mt0_tpu.reference_scores import model_of_size
+
+# T5X's RestoreCheckpointConfig.mode calls the first 'specific'.
+CHECKPOINTS = ("latest", "specific", "all", "follow")
 
 
 def evaluate(
@@ -36,6 +40,7 @@ def evaluate(
     step: int | None = None,
     num_examples: int | None = None,
     length_normalised: bool = False,
+    inputs_eos: bool | None = None,
     vocabulary: str | None = None,
     overwrite: bool = False,
     untrained: bool = False,
@@ -43,203 +48,192 @@ def evaluate(
     mesh: MeshConfig = MeshConfig(),
     params=None,
     data_dir: str | None = None,
+    checkpoints: str = "latest",
+    follow_poll_seconds: float = 10.0,
+    follow_timeout_minutes: float = 60.0,
+    decode: DecodeConfig = DecodeConfig(),
+    return_all_decodes: bool | None = None,
+    execute_code: bool = False,
+    overlong: str = "trim",
+    write_n_results: int | None = None,
+    config_text: str = "",
 ) -> dict:
-    """Scores the choices of every rank task of a mixture, and writes and prints accuracies.
+    """Evaluates checkpoints on rank tasks and on tasks with metrics; writes and prints scores.
 
-    Writes EVAL_OUTPUT_DIR/rank.jsonl (a line each task and prompt; earlier steps' lines stay),
-    summary.json and inference_eval/<task>-<step>.jsonl.
+    A rank task's choices are scored; of any other SeqIO task the metric_fns and metric_objs
+    decide whether its inputs are answered, its targets scored, or both. Files as eval_outputs.py
+    lists them.
 
     Args:
       model: the network the checkpoint holds.
       checkpoint_path: a MODEL_DIR (its latest, or `step`) or one of its checkpoints.
       module: the Python module that registers the mixture, where it is not one of ours.
-      use_cached: True fails where a task is not cached; else it is cached first.
+      use_cached: True fails where a rank task is not cached; else it is cached first.
       split: None takes each task's 'test', else its 'validation'.
-      task_feature_lengths: tokens of 'inputs', and of 'targets' for a choice; None cuts nothing.
+      task_feature_lengths: tokens of 'inputs' and 'targets' (a choice, a prediction); None cuts
+        nothing, and predictions end at the length of the longest target.
       batch_size: about how many inputs a batch holds.
       num_examples: at most this many of each task.
-      length_normalised: divides scores by tokens; the published evaluation does not.
-      vocabulary: for readable inference_eval files; None finds the mini and byte vocabularies.
+      length_normalised: divides rank scores by tokens; the published evaluation does not.
+      inputs_eos: whether inputs of rank tasks end in EOS; None leaves it to each task.
+      vocabulary: for readable lines of rank tasks; None finds the mini and byte
+        vocabularies, and $MT0_VOCABULARY where the tasks were cached with it.
       overwrite: replaces results of the same step, which is an error otherwise.
-      untrained: scores a freshly drawn network of random_seed instead, as step 0.
-      params: already in memory, scored instead of a checkpoint as `step`.
+      untrained: evaluates a freshly drawn network of random_seed instead, as step 0.
+      params: already in memory, evaluated instead of a checkpoint as `step`.
       data_dir: where released files lie; None is $MT0_DATA_DIR.
+      checkpoints: 'latest' (T5X's 'specific'): one; 'all' of a folder; 'follow': each as it
+        appears, until the run has reached its last step. Steps done before are not done again.
+      follow_poll_seconds, follow_timeout_minutes: how often it looks, and how long without
+        a new checkpoint until it stops.
+      decode: how predictions are made; the default leaves it to the task's facts, else greedy.
+      return_all_decodes: whether metrics see all decodes; None: all samples, of beams the best.
+      execute_code: whether metrics that run predicted code are run.
+      overlong: 'trim', or 'error' for an example longer than task_feature_lengths.
+      write_n_results: at most this many lines of each task and step; None writes all.
 
     Returns:
-      What summary.json holds.
+      The summary of the last checkpoint evaluated; empty where all were done before.
     """
-    _check_sources(checkpoint_path, params, untrained, num_examples)
-    folder = Path(eval_output_dir)
-    if "://" in eval_output_dir:
-        raise UserError(f"EVAL_OUTPUT_DIR is remote ({eval_output_dir}); name a local folder")
-    device_mesh = partitioning.make_mesh(mesh)
-    checkpoint, step = _which(checkpoint_path, params, untrained, step)
-    earlier = _other_steps(folder / "rank.jsonl", step, overwrite)
-
-    leader = jax.process_index() == 0
-    say = functools.partial(print, file=sys.stderr) if leader else lambda text: None
-    open_tasks = functools.partial(
-        open_rank_tasks, mixture_or_task_name, cache_dir, split, module, use_cached, num_examples,
-        say, data_dir=data_dir,
+    _check_sources(checkpoint_path, params, untrained, step, checkpoints)
+    data = EvalData(
+        mixture_or_task_name, split, task_feature_lengths, num_examples, overlong, decode,
+        return_all_decodes, execute_code, length_normalised, inputs_eos, module, cache_dir,
+        use_cached, data_dir,
     )  # fmt: skip
-    tasks = open_tasks(cache_missing=True) if leader else None
-    distributed.barrier("eval cached")
-    tasks = tasks or open_tasks(cache_missing=False)
-    _check_vocabulary(tasks, model.vocab_size)
-    if params is None:
-        params = _parameters(checkpoint, model, untrained, random_seed, device_mesh)
-
-    examples = [example for task in tasks for example in task.examples]
-    lengths = task_feature_lengths or {}
-    countdown = Countdown("eval", len(examples), "examples")
-    distributed.barrier("eval ready")
-    scores = scoring.score_choices(
-        params,
-        model,
-        examples,
-        batch_size=batch_size,
-        max_input_length=lengths.get("inputs"),
-        max_choice_length=lengths.get("targets"),
-        length_normalised=length_normalised,
-        mesh=device_mesh,
-        progress=countdown.update if leader else None,
+    patience = Patience(follow_poll_seconds, follow_timeout_minutes)
+    distributed.initialize()
+    leader = jax.process_index() == 0
+    say = functools.partial(print, file=sys.stderr, flush=True) if leader else lambda text: None
+    origin = os.path.abspath(checkpoint_path) if checkpoint_path else "untrained"
+    settings = {"checkpoints_of": _run_of(origin), **data.settings()}
+    outputs = EvalOutputs(
+        eval_output_dir, mixture_or_task_name, settings, overwrite, write_n_results
     )
-    lines, first = [], 0
-    for task in tasks:
-        its_scores = scores[first : first + len(task.examples)]
-        first += len(task.examples)
-        predictions = scoring.predictions(its_scores, task.answers)
-        lines += rank_results.rank_lines(task, its_scores, predictions, step)
+    device_mesh = partitioning.make_mesh(mesh)
+    restore = functools.partial(restore_params, model_config=model, mesh=device_mesh)
+    several = checkpoints in ("all", "follow")
+    left = []
+    if several:
+        if checkpoints == "all":
+            left = _not_done(eval_follow.all_of(checkpoint_path), outputs, say)
+            if not left:
+                return {}
+    else:
+        its_step, path = _which(checkpoint_path, params, untrained, step)
+        outputs.check(its_step)
+    evaluator = Evaluator(data, model, device_mesh, batch_size, vocabulary, say)
+    if several:
+        found = left or eval_follow.follow(checkpoint_path, outputs.is_done, patience, say, leader)
+        todo = _read(found, restore, outputs, evaluator.task_names, patience, say)
+    else:
+        outputs.check(its_step, evaluator.task_names)
+        if untrained:
+            params = drawn_parameters(model, random_seed, device_mesh)
+        todo = [(its_step, path, restore(path) if params is None else params)]
+
+    summary: dict = {}
+    own = model_of_size(model.emb_dim, model.num_encoder_layers)
+    for its_step, path, its_params in todo:
+        summary = evaluator.run(its_params, its_step, path or "untrained", outputs, config_text)
+        its_params = None
         if leader:
-            words = _vocabulary_of(task, vocabulary)
-            path = folder / "inference_eval" / f"{task.name}-{step}.jsonl"
-            _write_lines(path, _inference_lines(task, its_scores, predictions, words))
-    found = rank_results.groups(lines)
-    summary = {"checkpoint": checkpoint or "untrained", "step": step, "groups": found}
-    if leader:
-        countdown.finish(len(examples))
-        _write_lines(folder / "rank.jsonl", earlier + lines)
-        # An older step evaluated later adds lines; the summary stays that of the newest.
-        if all(line["step"] <= step for line in earlier):
-            write_whole(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
-        print(rank_results.table(found))
-    distributed.barrier("eval written")
+            print(table(summary, own))
+    outputs.close()
     return summary
 
 
-def _check_sources(checkpoint_path, params, untrained: bool, num_examples: int | None) -> None:
+def _read(found, restore, outputs: EvalOutputs, tasks, patience: Patience, say) -> Iterator:
+    """Gives (step, checkpoint, parameters) of those that can still be read."""
+    for step, path in found:
+        outputs.check(step, tasks)
+        say(f"eval: step {step}: {path}")
+        params = eval_follow.read_or_gone(path, functools.partial(restore, path), patience, say)
+        if params is not None:
+            yield step, path, params
+        params = None  # two checkpoints at a time may not fit the device
+
+
+def table(summary: Mapping, published: str | None = None) -> str:
+    """Returns a summary as text: rank tasks by cluster and data set, then metrics.
+
+    Args:
+      published: the published model that stands first beside the paper's data sets.
+    """
+    parts = []
+    if summary["groups"]:
+        parts.append(rank_results.table(summary["groups"]))
+    parts.append(rank_results.dataset_table(summary["datasets"], own=published))
+    if any(summary["tasks"].values()):
+        parts.append(metrics_table(summary["tasks"]))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _check_sources(checkpoint_path, params, untrained: bool, step, checkpoints: str) -> None:
     given = [checkpoint_path is not None, untrained]
     if params is None and sum(given) != 1:
         raise UserError(
             f"CHECKPOINT_PATH is {checkpoint_path!r} and untrained is {untrained}; give a "
             "checkpoint, or untrained=True for a freshly drawn network"
         )
-    if num_examples is not None and num_examples < 1:
-        raise UserError(f"num_examples is {num_examples}; write 1 or more, or None for all")
+    if checkpoints not in CHECKPOINTS:
+        near = did_you_mean(str(checkpoints), CHECKPOINTS)
+        raise UserError(
+            f"checkpoints is {checkpoints!r}; write 'latest' (one), 'all' or 'follow'.{near}"
+        )
+    if checkpoints in ("all", "follow") and (checkpoint_path is None or params is not None):
+        raise UserError(f"checkpoints is {checkpoints!r}, which wants a MODEL_DIR as its path")
+    if checkpoints in ("all", "follow") and "://" in checkpoint_path:
+        raise UserError(
+            f"checkpoints is {checkpoints!r} and {checkpoint_path} is remote; name a local run "
+            "folder, or one checkpoint with checkpoints = 'latest'"
+        )
+    if checkpoints in ("all", "follow") and step is not None:
+        raise UserError(
+            f"checkpoints is {checkpoints!r} and step is {step}; leave the step out, or write "
+            "checkpoints = 'latest'"
+        )
 
 
-def _which(checkpoint_path, params, untrained: bool, step: int | None) -> tuple[str | None, int]:
-    """Returns (what is evaluated, its step)."""
+def _run_of(checkpoint: str) -> str:
+    """Returns the run's folder for one of its checkpoints; other paths as they are."""
+    path = Path(checkpoint)
+    if path.name.isdigit() and path.parent.name == FOLDER:
+        return str(path.parent.parent)
+    return str(path.parent) if path.name == FOLDER else checkpoint
+
+
+def _which(checkpoint_path, params, untrained: bool, step: int | None) -> tuple[int, str | None]:
+    """Returns (its step, what is evaluated)."""
     if params is not None or untrained:
-        return checkpoint_path, step or 0
-    from mt0_tpu import checkpoints
-
+        return step or 0, checkpoint_path
     if step is not None:
-        inside = Path(checkpoint_path) / checkpoints.FOLDER
+        inside = Path(checkpoint_path) / FOLDER
         if inside.is_dir():
-            there = checkpoints.steps_of(checkpoint_path)
+            there = steps_of(checkpoint_path)
             if step not in there:
                 raise UserError(
                     f"{checkpoint_path} has no checkpoint of step {step}; it has {there}"
                 )
-            return str(inside / str(step)), step
-    found = checkpoints.checkpoint_step(checkpoint_path)
+            return step, str(inside / str(step))
+    found = checkpoint_step(checkpoint_path)
     if step not in (None, found):
         raise UserError(f"{checkpoint_path} is step {found}, and step is {step}; leave one out")
-    return checkpoint_path, found
+    return found, checkpoint_path
 
 
-def _parameters(path: str | None, model: T5Config, untrained: bool, seed: int, mesh):
-    from mt0_tpu import checkpoints, train_state
+def _not_done(found, outputs: EvalOutputs, say) -> list[tuple[int, str]]:
+    done = [step for step, _ in found if outputs.is_done(step)]
+    if done:
+        say(f"eval: done already: steps {', '.join(map(str, done))}")
+    return [(step, path) for step, path in found if step not in done]
 
-    if not untrained:
-        return checkpoints.restore_params(path, model, mesh)
+
+def drawn_parameters(model: T5Config, seed: int, mesh):
+    """Returns freshly drawn parameters, lying on the mesh."""
+    from mt0_tpu import train_state
+
     network = T5(model)
     shapes = jax.eval_shape(lambda: train_state.init_params(network, 0))
     where = partitioning.shardings(train_state.parameter_axes(network), shapes, mesh)
     return jax.jit(lambda: train_state.init_params(network, seed), out_shardings=where)()
-
-
-def _other_steps(path: Path, step: int, overwrite: bool) -> list[dict]:
-    """Returns the lines of other steps; UserError where this step's must not be replaced."""
-    if not path.is_file():
-        return []
-    try:
-        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
-        same = [line for line in lines if line["step"] == step]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error!r}); delete it or move it away") from None
-    if same and not overwrite:
-        raise UserError(
-            f"{path} holds the results of step {step} already; name another EVAL_OUTPUT_DIR, or "
-            "set evaluate.overwrite = True to replace them"
-        )
-    return [line for line in lines if line["step"] != step]
-
-
-def _check_vocabulary(tasks: Sequence[RankTask], rows: int) -> None:
-    for task in tasks:
-        largest = max(
-            int(max(ids.max(initial=0), *(choice.max(initial=0) for choice in choices)))
-            for ids, choices in task.examples
-        )
-        if largest >= rows:
-            raise UserError(
-                f"task '{task.name}' has token {largest}, but the model's embedding has only "
-                f"{rows} rows (model.vocab_size); evaluate tasks of the vocabulary that the "
-                "checkpoint was trained with"
-            )
-
-
-def _vocabulary_of(task: RankTask, name: str | None) -> TextVocabulary | None:
-    """Opens the vocabulary named, else the one that the cache's fingerprint shows."""
-    if name is None:
-        shown = json.dumps(task.info)
-        if "ByteVocabulary" in shown:
-            name = "byt5"
-        elif mini_model().is_file() and _sha256(mini_model()) in shown:
-            name = "mini"
-    return _opened(name) if name else None
-
-
-_opened = functools.cache(open_vocabulary)
-
-
-@functools.cache
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _inference_lines(
-    task: RankTask, scores: Sequence[np.ndarray], predictions, words: TextVocabulary | None
-) -> list[dict]:
-    def shown(ids: np.ndarray):
-        return words.decode(ids.tolist()) if words else ids.tolist()
-
-    return [
-        {
-            "inputs": shown(ids),
-            "choices": [shown(choice) for choice in choices],
-            "scores": [round(float(score), 6) for score in row],
-            "prediction": int(prediction),
-            "answer": int(answer),
-            "prompt": belonging.prompt,
-        }
-        for (ids, choices), row, prediction, answer, belonging in zip(
-            task.examples, scores, predictions, task.answers, task.belongings, strict=True
-        )
-    ]
-
-
-def _write_lines(path: Path, lines: Sequence[Mapping]) -> None:
-    write_whole(path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in lines))

@@ -58,6 +58,7 @@ class Configurable:
 TRAIN_RENAMED = {
     "train_dataset_cfg": "train_dataset",
     "train_eval_dataset_cfg": "train_eval_dataset",
+    "infer_eval_dataset_cfg": "infer_eval_dataset",
     "stats_period": "log_every_steps",
     "checkpoint_cfg": "checkpoint",
 }
@@ -109,6 +110,17 @@ CONFIGURABLES = (
         ("t5x.utils.SaveCheckpointConfig", "CheckpointConfig"),
         {"period": "save_every_steps", "keep": "keep_last"},
     ),
+    Configurable(
+        "DecodeConfig",
+        "mt0_tpu.decode_config:DecodeConfig",
+        # T5X has a function for each method; `method` says which is meant.
+        (
+            "decoding.beam_search",
+            "decoding.temperature_sample",
+            "models.EncoderDecoderModel.predict_batch_with_aux",
+        ),
+        {"topk": "top_k", "topp": "top_p"},
+    ),
 )
 
 # T5X binds these on classes we do not have; the job itself takes them: (class, parameter) ->
@@ -117,6 +129,12 @@ TAKEN_BY_THE_JOB: dict[tuple[str, str], tuple[str, ...]] = {
     ("trainer.Trainer", "num_microbatches"): ("num_microbatches",),
     ("trainer.Trainer", "learning_rate_fn"): ("learning_rate",),
     ("utils.RestoreCheckpointConfig", "path"): ("initial_checkpoint_path", "checkpoint_path"),
+    ("utils.RestoreCheckpointConfig", "mode"): ("checkpoints",),
+    ("models.EncoderDecoderModel.predict_batch_with_aux", "return_all_decodes"): (
+        "return_all_decodes",
+    ),
+    ("seqio.Evaluator", "num_examples"): ("num_examples", "infer_eval_num_examples"),
+    ("seqio.JSONLogger", "write_n_results"): ("write_n_results",),
 }
 
 

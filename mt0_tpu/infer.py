@@ -1,46 +1,57 @@
-"""The inference job: a file of inputs in, a file of predictions out, resumable anywhere."""
+"""The inference job: inputs in, predictions or scores out, in order and resumable anywhere."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import functools
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
-import numpy as np
 
-from mt0_tpu import decoding, distributed, partitioning
+from mt0_tpu import distributed, partitioning, scoring
 from mt0_tpu.countdown import Countdown
+from mt0_tpu.decode_config import DecodeConfig
 from mt0_tpu.errors import UserError, did_you_mean
+from mt0_tpu.infer_output import OutputFile
+from mt0_tpu.infer_requests import Cutting, FileRequests, Request, Requests, TaskRequests
 from mt0_tpu.input_lines import open_inputs
 from mt0_tpu.models.t5 import T5Config
 from mt0_tpu.partitioning import MeshConfig
-from mt0_tpu.text_vocabulary import TextVocabulary, check_size, content, open_vocabulary
-from mt0_tpu.whole_file import write_whole
+from mt0_tpu.predict import Prediction, predict
+from mt0_tpu.text_tasks import shows_all
+from mt0_tpu.text_vocabulary import TextVocabulary, check_size, open_vocabulary
 
-MODES = ("predict",)
-_SHORTEST_BUCKET = 16
+MODES = ("predict", "score", "predict_with_aux")
+_OVERLONG = ("trim", "error")
+# Requests read at a time where all are read only to be checked.
+_CHECKED = 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class InferSummary:
-    """What a job did: its output file, its lines, and how many of them this process wrote."""
+    """What a job did: its output files, their lines, and how many of them this process wrote."""
 
-    path: str
+    paths: tuple[str, ...]
     num_lines: int
     num_written: int
+
+    @property
+    def path(self) -> str:
+        """The output file; of several tasks the first one's."""
+        return self.paths[0]
 
 
 def infer(
     infer_output_dir: str,
     model: T5Config,
     checkpoint_path: str,
-    inputs_path: str,
-    task_feature_lengths: Mapping[str, int],
-    vocabulary: str = "mini",
+    inputs_path: str | None = None,
+    task_feature_lengths: Mapping[str, int] | None = None,
+    vocabulary: str | None = "mini",
     batch_size: int = 32,
     mode: str = "predict",
     shard_id: int = 0,
@@ -49,26 +60,46 @@ def infer(
     inputs_eos: bool = True,
     mesh: MeshConfig = MeshConfig(),
     params=None,
+    mixture_or_task_name: str | None = None,
+    module: str | None = None,
+    split: str | None = None,
+    data_dir: str | None = None,
+    decode: DecodeConfig = DecodeConfig(),
+    return_all_decodes: bool | None = None,
+    length_normalised: bool = False,
+    overlong: str = "trim",
+    duplicate_ids: str = "error",
 ) -> InferSummary:
-    """Decodes every input greedily; run again, it continues where it was.
+    """Answers or scores every input; run again, it continues where it was.
 
-    Writes INFER_OUTPUT_DIR/<name>-SSSSS-of-NNNNN.jsonl, one line an input in the file's order:
-    its fields, then "prediction". While running the file ends in .partial; finished, a file
-    .COMPLETED beside it says what was run. Shards are consecutive parts of the inputs, so
-    that `cat` of the outputs in their order is the output of one shard.
+    Writes INFER_OUTPUT_DIR/<name>-SSSSS-of-NNNNN.jsonl, one line an input in their order: its
+    fields, then "prediction" (and "aux" in mode predict_with_aux), or "score" of its targets, or
+    "scores" of its choices with the "best" one's index. <name> is the file's or the task's,
+    followed by the mode where it is not predict. While running the file ends in .partial;
+    finished, a file .COMPLETED beside it says what was run. Shards are consecutive parts of the
+    inputs, so that `cat` of the outputs in their order is the output of one shard.
 
     Args:
       model: the network the checkpoint holds.
       checkpoint_path: a MODEL_DIR (its latest) or one of its checkpoints.
-      inputs_path: .jsonl with a field 'inputs', or text of one input a line.
+      inputs_path: .jsonl with a field 'inputs' (to score, 'targets' or 'choices' too), or text of
+        one input a line; or else mixture_or_task_name, whose examples of `split` are asked (None:
+        'test', else 'validation', else 'train').
       task_feature_lengths: tokens; longer inputs are cut, decoding stops at 'targets'.
-      vocabulary: 'mini', 'byt5' or the path of a SentencePiece model.
+      vocabulary: of a file: 'mini', 'byt5' or the path of a SentencePiece model.
       batch_size: rows.
-      mode: 'predict'.
+      mode: 'predict', 'score' or 'predict_with_aux'.
       shard_id, num_shards: which part of the inputs this job does.
-      checkpoint_period: batches between writes; what is not written is decoded again after a kill.
-      inputs_eos: whether inputs end with EOS, as they did in training.
+      checkpoint_period: batches between writes; what is not written is done again after a kill.
+      inputs_eos: whether inputs of a file end with EOS, as they did in training.
       params: already in memory, instead of the checkpoint's.
+      module: the Python module that registers the task, where it is not one of ours.
+      data_dir: where released files lie; None is $MT0_DATA_DIR.
+      decode: how predictions are made.
+      return_all_decodes: whether "prediction" is a list of all; None: all samples, the best beam.
+      length_normalised: divides scores by tokens.
+      overlong: 'trim', or 'error' for what is longer than task_feature_lengths.
+      duplicate_ids: of lines with a field 'id': 'error' where two are the same, or 'keep'.
 
     Raises:
       UserError: an argument or a line of the inputs is wrong, or the output folder holds the
@@ -76,106 +107,189 @@ def infer(
     """
     if "://" in infer_output_dir:
         raise UserError(f"INFER_OUTPUT_DIR is remote ({infer_output_dir}); name a local folder")
-    _check_arguments(task_feature_lengths, mode, shard_id, num_shards, batch_size)
-    lines = open_inputs(inputs_path)
-    words = open_vocabulary(vocabulary)
-    check_size(words, model.vocab_size, vocabulary)
+    _check_choices({"mode": (mode, MODES), "overlong": (overlong, _OVERLONG)})
+    _check_arguments(task_feature_lengths, shard_id, num_shards, batch_size, checkpoint_period)
+    asked: list[Requests]
+    cutting = functools.partial(Cutting, task_feature_lengths, overlong)
+    if (inputs_path is None) == (mixture_or_task_name is None):
+        raise UserError(
+            f"INPUTS_PATH is {inputs_path!r} and MIXTURE_OR_TASK_NAME is "
+            f"{mixture_or_task_name!r}; give one of them"
+        )
+    if inputs_path is not None:
+        words = opened_vocabulary(vocabulary, model)
+        lines = open_inputs(inputs_path, mode == "score", duplicate_ids)
+        asked = [FileRequests(lines, words, cutting(), inputs_eos)]
+    else:
+        tasks = _tasks(mixture_or_task_name, module, data_dir)
+        asked = [
+            TaskRequests(one, split, cutting(), mode == "score", model.vocab_size) for one in tasks
+        ]
+        vocabulary, inputs_eos = None, None  # the task's own
+    distributed.initialize()
     device_mesh = partitioning.make_mesh(mesh)
     partitioning.check_batch_size(batch_size, device_mesh)
-    first, stop = (len(lines) * (shard_id + at) // num_shards for at in (0, 1))
-    name = f"{Path(inputs_path).stem}-{shard_id:05d}-of-{num_shards:05d}.jsonl"
-    job = {
-        "inputs": str(inputs_path),
-        "inputs_sha256": lines.sha256,
+    job = _Job(
+        model, device_mesh, mode, batch_size, task_feature_lengths, decode, return_all_decodes,
+        length_normalised,
+    )  # fmt: skip
+    settings = {
         "shard": [shard_id, num_shards],
         "checkpoint": _checkpoint_name(checkpoint_path, params),
         "vocabulary": vocabulary,
         "task_feature_lengths": dict(task_feature_lengths),
         "inputs_eos": inputs_eos,
         "mode": mode,
+        "length_normalised": length_normalised,
+        "decode": dataclasses.asdict(decode),
+        "return_all_decodes": job.shows_all,
     }
-    output = OutputFile(Path(infer_output_dir) / name, job, stop - first)
-    if output.is_complete():
-        print(f"{output.path} is complete already", file=sys.stderr)
-        return InferSummary(str(output.path), stop - first, 0)
+    paths, num_lines, num_written = [], 0, 0
+    for requests in asked:
+        first, stop = (len(requests) * (shard_id + at) // num_shards for at in (0, 1))
+        suffix = "" if mode == "predict" else f"-{mode}"
+        name = f"{requests.name}{suffix}-{shard_id:05d}-of-{num_shards:05d}.jsonl"
+        output = OutputFile(
+            Path(infer_output_dir) / name, {**requests.identity, **settings}, stop - first
+        )
+        paths.append(str(output.path))
+        num_lines += stop - first
+        if output.is_complete():
+            _say(f"{output.path} is complete already")
+            continue
+        if overlong == "error":
+            for begin in range(first, stop, _CHECKED):
+                requests.read(begin, min(begin + _CHECKED, stop))
+        if params is None:
+            from mt0_tpu import checkpoints
 
-    if params is None:
-        from mt0_tpu import checkpoints
+            params = checkpoints.restore_params(checkpoint_path, model, device_mesh)
+        num_written += _run(job, params, requests, output, first, stop, checkpoint_period)
+    return InferSummary(tuple(paths), num_lines, num_written)
 
-        params = checkpoints.restore_params(checkpoint_path, model, device_mesh)
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """How requests become lines."""
+
+    model: T5Config
+    mesh: Any
+    mode: str
+    batch_size: int
+    lengths: Mapping[str, int]
+    decode: DecodeConfig
+    return_all_decodes: bool | None
+    length_normalised: bool
+
+    @property
+    def shows_all(self) -> bool:
+        """Whether a line has every decode."""
+        return shows_all(self.decode, self.return_all_decodes)
+
+    def lines(self, params, asked: Sequence[Request], first_index: int, words: Requests, progress):
+        """Returns the output lines of requests; first_index numbers the first of them."""
+        if self.mode == "score":
+            scores = scoring.score_choices(
+                params,
+                self.model,
+                [(one.inputs, one.targets) for one in asked],
+                batch_size=self.batch_size,
+                length_normalised=self.length_normalised,
+                min_choices=1,
+                mesh=self.mesh,
+                progress=progress,
+            )
+            return [_scored(one, row) for one, row in zip(asked, scores, strict=True)]
+        predictions = predict(
+            params,
+            self.model,
+            [one.inputs for one in asked],
+            max_decode_len=self.lengths["targets"],
+            decode=self.decode,
+            max_input_length=self.lengths["inputs"],
+            batch_size=self.batch_size,
+            eos_id=words.eos_id,
+            mesh=self.mesh,
+            first_index=first_index,
+            progress=progress,
+        )
+        return [self._answered(*pair, words) for pair in zip(asked, predictions, strict=True)]
+
+    def _answered(self, asked: Request, found: Prediction, words: Requests) -> dict:
+        texts = [words.decode(ids) for ids in found.ids]
+        line = {**asked.fields, "prediction": texts if self.shows_all else texts[0]}
+        if self.mode == "predict_with_aux":
+            line["aux"] = {"scores": found.scores if self.shows_all else found.scores[0]}
+        return line
+
+
+def _scored(asked: Request, scores) -> dict:
+    if asked.choices is None:
+        return {**asked.fields, "score": float(scores[0])}
+    best = int(scores.argmax())
+    found = {"scores": scores.tolist(), "best": best, "prediction": asked.choices[best]}
+    return {**asked.fields, "choices": asked.choices, **found}
+
+
+def _run(job: _Job, params, requests: Requests, output: OutputFile, first, stop, period) -> int:
+    """Does what is not done of requests first..stop-1; returns how many that were."""
     done = output.lines_done()
     # Every process has read how much is done before the first of them writes more.
-    distributed.barrier("infer output read")
+    distributed.barrier(f"infer output read {output.path.name}")
     leader = jax.process_index() == 0
-    countdown = Countdown("infer", stop - first, "inputs", done)
-    chunk = batch_size * checkpoint_period
-    written = stop - first - done
+    countdown = Countdown(f"infer {requests.name}", stop - first, "inputs", done)
+    requests.num_cut[:] = [0, 0]
     if leader:
         output.start()
+    chunk = job.batch_size * period
     for begin in range(first + done, stop, chunk):
-        fields = lines.read(begin, min(begin + chunk, stop))
-        ids = [encode(words, one["inputs"], task_feature_lengths["inputs"], inputs_eos)
-               for one in fields]  # fmt: skip
-        predictions = decode_all(
-            params, model, ids, task_feature_lengths, batch_size, words.eos_id, device_mesh,
-            lambda count, base=begin - first: leader and countdown.update(base + count),
-        )  # fmt: skip
+        asked = requests.read(begin, min(begin + chunk, stop))
+
+        def progress(count: int, base: int = begin - first) -> None:
+            if leader:
+                countdown.update(base + count)
+
+        lines = job.lines(params, asked, begin, requests, progress)
         if leader:
-            texts = [words.decode(one) for one in predictions]
-            output.append([one | {"prediction": t} for one, t in zip(fields, texts, strict=True)])
+            output.append(lines)
     if leader:
         output.complete()
         countdown.finish(stop - first)
-    distributed.barrier("infer done")
-    return InferSummary(str(output.path), stop - first, written)
+        if any(requests.num_cut):
+            _say(
+                f"infer: of {stop - first - done} lines {requests.num_cut[0]} inputs and "
+                f"{requests.num_cut[1]} targets were longer than {dict(job.lengths)} and were cut"
+            )
+    distributed.barrier(f"infer done {output.path.name}")
+    return stop - first - done
 
 
-def encode(words: TextVocabulary, text: str, length: int, eos: bool) -> list[int]:
-    """Returns ids cut to the length, EOS included, as T5X's append_eos_after_trim."""
-    ids = words.encode(text)
-    return [*ids[: length - 1], words.eos_id] if eos else ids[:length]
-
-
-def decode_all(
-    params, model: T5Config, inputs: Sequence[Sequence[int]], lengths: Mapping[str, int],
-    batch_size: int, eos_id: int, mesh, progress,
-) -> list[list[int]]:  # fmt: skip
-    """Decodes the inputs, like lengths together, and returns the ids before EOS in their order.
-
-    Inputs are padded to powers of two, so that few shapes are compiled.
-    """
-    order = np.argsort([len(ids) for ids in inputs], kind="stable")
-    results: list[list[int]] = [[] for _ in inputs]
-    waiting = None
-
-    def collect(members, ids_BS) -> None:
-        for member, ids in zip(members, np.asarray(ids_BS), strict=False):
-            results[member] = content(ids, eos_id)
-
-    for begin in range(0, len(order), batch_size):
-        members = order[begin : begin + batch_size]
-        tokens_BT = np.zeros((batch_size, _bucket(len(inputs[members[-1]]), lengths)), np.int32)
-        for row, member in enumerate(members):
-            tokens_BT[row, : len(inputs[member])] = inputs[member]
-        ids_BS = decoding.greedy_decode(
-            params, model, tokens_BT, lengths["targets"], eos_id=eos_id, mesh=mesh
+def opened_vocabulary(name: str | None, model: T5Config) -> TextVocabulary:
+    """Opens a vocabulary that fits the network; UserError where there is none."""
+    if name is None:
+        raise UserError(
+            "VOCABULARY is not set; write 'mini', 'byt5' or the path of the SentencePiece model "
+            "that the network was trained with"
         )
-        # One batch ahead: the device decodes while the host reads the batch before.
-        if waiting is not None:
-            collect(*waiting)
-            progress(begin)
-        waiting = (members, ids_BS)
-    if waiting is not None:
-        collect(*waiting)
-    progress(len(inputs))
-    return results
+    words = open_vocabulary(name)
+    check_size(words, model.vocab_size, name)
+    return words
 
 
-def _bucket(length: int, lengths: Mapping[str, int]) -> int:
-    bucket = _SHORTEST_BUCKET
-    while bucket < length:
-        bucket *= 2
-    return min(bucket, lengths["inputs"])
+def _tasks(name: str, module: str | None, data_dir: str | None) -> list[Any]:
+    from mt0_tpu.data.providers import find_provider, tasks_of
+    from mt0_tpu.eval_tasks import keep_from_the_accelerator
+
+    if data_dir:
+        os.environ["MT0_DATA_DIR"] = data_dir  # read by seqio_tasks
+    tasks = tasks_of(find_provider(name, module))
+    keep_from_the_accelerator()
+    return tasks
+
+
+def _say(text: str) -> None:
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)
 
 
 def _checkpoint_name(path: str, params) -> str:
@@ -186,111 +300,33 @@ def _checkpoint_name(path: str, params) -> str:
     return f"{os.path.abspath(path)} step {checkpoints.checkpoint_step(path)}"
 
 
-def _check_arguments(lengths, mode: str, shard_id: int, num_shards: int, batch_size: int) -> None:
-    if mode not in MODES:
-        raise UserError(f"mode is {mode!r}; write 'predict'.{did_you_mean(str(mode), MODES)}")
+def _check_choices(given: Mapping[str, tuple[str, tuple[str, ...]]]) -> None:
+    for name, (value, known) in given.items():
+        if value not in known:
+            wanted = ", ".join(repr(one) for one in known[:-1])
+            near = did_you_mean(str(value), known)
+            raise UserError(f"{name} is {value!r}; write {wanted} or {known[-1]!r}.{near}")
+
+
+def _check_arguments(
+    lengths: Mapping[str, int] | None, shard_id: int, num_shards: int, batch_size: int, period: int
+) -> None:
     if not 0 <= shard_id < num_shards:
         raise UserError(
             f"shard_id {shard_id} of num_shards {num_shards} does not exist; shards are numbered "
             "from 0"
         )
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}; write 1 or more")
+    for name, value in (("batch_size", batch_size), ("checkpoint_period", period)):
+        if value < 1:
+            raise UserError(f"{name} is {value}; write 1 or more")
+    check_lengths(lengths)
+
+
+def check_lengths(lengths: Mapping[str, int] | None) -> None:
+    """Raises UserError unless 'inputs' and 'targets' have two tokens or more."""
     for name in ("inputs", "targets"):
-        if not isinstance(lengths.get(name), int) or lengths[name] < 2:
+        if not lengths or not isinstance(lengths.get(name), int) or lengths[name] < 2:
             raise UserError(
-                f"task_feature_lengths is {dict(lengths)!r}; write at least 2 tokens each, such as "
-                "{'inputs': 512, 'targets': 64}"
+                f"task_feature_lengths is {dict(lengths or {})!r}; write at least 2 tokens each, "
+                "such as {'inputs': 512, 'targets': 64}"
             )
-
-
-class OutputFile:
-    """Lines appended in order, whole or not at all; the final name appears when all are there."""
-
-    def __init__(self, path: Path, job: Mapping, num_lines: int):
-        self.path = path
-        self._job = json.loads(json.dumps(job))
-        self._num_lines = num_lines
-        self._partial = path.with_name(f"{path.name}.partial")
-        self._partial_job = path.with_name(f"{path.name}.partial.job")
-        self._completed = path.with_name(f"{path.name}.COMPLETED")
-
-    def is_complete(self) -> bool:
-        """Tells whether this very job has finished; UserError where another one has."""
-        if self._completed.is_file() and self.path.exists():
-            self._check_job(self._completed)
-            return True
-        if self.path.exists() and not self._partial_job.exists():
-            raise UserError(
-                f"{self.path} exists and was not written by `mt0 infer`; name another "
-                "INFER_OUTPUT_DIR or move the file away"
-            )
-        return False
-
-    def lines_done(self) -> int:
-        """Returns how many lines an earlier process of this job has written whole."""
-        if self.path.exists():
-            # Killed between the two names: all lines are there.
-            self._check_job(self._partial_job)
-            return self._num_lines
-        if not self._partial.is_file():
-            return 0
-        self._check_job(self._partial_job)
-        count = _whole_lines(self._partial)[0]
-        if count > self._num_lines:
-            raise UserError(
-                f"{self._partial} has {count} lines for {self._num_lines} inputs; delete it"
-            )
-        return count
-
-    def start(self) -> None:
-        """Cuts a line that a kill left half written."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
-            return
-        if self._partial.is_file():
-            with self._partial.open("r+b") as file:
-                file.truncate(_whole_lines(self._partial)[1])
-        else:
-            write_whole(self._partial_job, json.dumps(self._job, indent=1) + "\n")
-            self._partial.touch()
-
-    def append(self, lines: Sequence[Mapping]) -> None:
-        """Adds lines; they are on disk when the call returns."""
-        with self._partial.open("ab") as file:
-            for line in lines:
-                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    def complete(self) -> None:
-        """Gives the file its name and leaves .COMPLETED beside it."""
-        if not self.path.exists():
-            os.replace(self._partial, self.path)
-        os.replace(self._partial_job, self._completed)
-
-    def _check_job(self, path: Path) -> None:
-        try:
-            found = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{path} cannot be read ({error}), so what {self.path.parent} holds is unknown; "
-                "name another INFER_OUTPUT_DIR or delete it"
-            ) from None
-        for name, value in self._job.items():
-            if found.get(name) != value:
-                raise UserError(
-                    f"{path} was written with {name} {found.get(name)!r} and this job has "
-                    f"{value!r}; name another INFER_OUTPUT_DIR, or delete the earlier output"
-                )
-
-
-def _whole_lines(path: Path) -> tuple[int, int]:
-    """Returns (number of lines that end with a newline, their bytes)."""
-    count = size = 0
-    with path.open("rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            count, size = count + 1, size + len(line)
-    return count, size

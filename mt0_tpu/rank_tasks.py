@@ -6,6 +6,7 @@ Reads what `mt0 cache` wrote; needs neither SeqIO nor TensorFlow over a finished
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,20 +19,24 @@ from mt0_tpu.data.indexed import IndexedDataset
 from mt0_tpu.errors import UserError, did_you_mean
 
 # Tried in order where no split is named and the task has several.
-_SPLITS = ("test", "validation", "train")
+SPLITS = ("test", "validation", "train")
 
 
 @dataclasses.dataclass(frozen=True)
 class Belonging:
     """What an example's accuracy counts towards.
 
-    held_out_cluster: no task of the cluster is finetuned; seen_language: some task of the
-    language is.
+    dataset: what scores are compared with published ones by, such as 'super_glue/rte'; the
+    cluster's name where a task does not say. prompt_language: 'EN', or 'MT', 'HT' for the paper's
+    translated prompts, '' where a task does not say. held_out_cluster: no task of the cluster is
+    finetuned; seen_language: some task of the language is.
     """
 
     prompt: str
     cluster: str
+    dataset: str
     language: str
+    prompt_language: str
     held_out_cluster: bool
     seen_language: bool
 
@@ -64,6 +69,7 @@ def open_rank_tasks(
     say: Callable[[str], None],
     cache_missing: bool = True,
     data_dir: str | None = None,
+    inputs_eos: bool | None = None,
 ) -> list[RankTask]:
     """Opens the rank tasks of a mixture, or one task, caching what is missing.
 
@@ -73,9 +79,11 @@ def open_rank_tasks(
       num_examples: at most this many of each task.
       cache_missing: whether this process is the one that caches.
       data_dir: where released files lie; None is $MT0_DATA_DIR.
+      inputs_eos: whether inputs end in EOS; None leaves it to the task.
 
     Raises:
-      UserError: no such task or split, or a task does not rank choices.
+      UserError: no such task or split, a task does not rank choices, or an example has fewer than
+        two, or an empty one.
     """
     root, url = cache_path(cache_dir), remote_url(cache_dir)
     described = sources.mixture_file(root, name)
@@ -85,6 +93,7 @@ def open_rank_tasks(
         if remote_cache.there(url, name):
             remote_cache.fetch(url, name, say=say)
     if cache_missing:
+        _forget_outdated(described, name, use_cached, say)
         _ensure_cached(name, cache_dir, split, module, use_cached, say, data_dir)
     if not described.is_file():
         raise UserError(
@@ -96,10 +105,25 @@ def open_rank_tasks(
     for entry in entries:
         chosen = _split(entry, split, name)
         folder = sources.task_folder(root, entry["name"], chosen)
-        tasks.append(_open(folder, entry["name"], num_examples, groups))
+        tasks.append(_open(folder, entry["name"], num_examples, groups, inputs_eos))
     if not tasks:
         raise UserError(f"'{name}' has no task to evaluate")
     return tasks
+
+
+def _forget_outdated(described: Path, name: str, use_cached: bool | None, say) -> None:
+    """Deletes the list of an '…_at_hand' mixture that would have other tasks by now."""
+    if not name.endswith("_at_hand") or use_cached or not described.is_file():
+        return
+    listed = sorted(entry["name"] for entry in sources.read_json(described)["tasks"])
+    try:
+        room = importlib.import_module("seqio_tasks.evaluation_at_hand")
+        there = sorted(room.at_hand(name.removesuffix("_at_hand")))
+    except (ValueError, KeyError):  # no data here, or a mixture of the user's own
+        return
+    if listed != there:
+        say(f"eval: '{name}' has {len(there)} tasks by now, and {len(listed)} in the cache")
+        described.unlink()
 
 
 def _ensure_cached(name, cache_dir, split, module, use_cached, say, data_dir) -> None:
@@ -126,20 +150,29 @@ def _ensure_cached(name, cache_dir, split, module, use_cached, say, data_dir) ->
         for one in sorted({_split(e, None, name) for e in sources.read_json(described)["tasks"]}):
             ensure(one)
         return
-    for one in _SPLITS[:2]:
+    tried = _likely_splits(name)
+    for one in tried:
         try:
             ensure(one)
             return
         except UserError as error:
             # Which splits there are only SeqIO knows, and it lives in the child process.
-            if "has no split" not in str(error) or one == _SPLITS[1]:
+            if "has no split" not in str(error) or one == tried[-1]:
                 raise
+
+
+def _likely_splits(name: str) -> tuple[str, ...]:
+    """Splits to try where none is named; tasks of the paper have but one."""
+    tables = importlib.import_module("seqio_tasks.evaluation_tables")
+    known = name.removesuffix("_at_hand")
+    paper = known in tables.tasks() or known in tables.mixtures()
+    return (tables.SPLIT,) if paper else SPLITS[:2]
 
 
 def _split(entry: Mapping, wanted: str | None, mixture: str) -> str:
     there = list(entry["splits"])
     if wanted is None:
-        return next((one for one in _SPLITS if one in there), there[0])
+        return next((one for one in SPLITS if one in there), there[0])
     if wanted not in there:
         raise UserError(
             f"task '{entry['name']}' of '{mixture}' has no split '{wanted}'; it has {there}."
@@ -148,7 +181,9 @@ def _split(entry: Mapping, wanted: str | None, mixture: str) -> str:
     return wanted
 
 
-def _open(folder: Path, name: str, num_examples: int | None, groups: _Groups) -> RankTask:
+def _open(
+    folder: Path, name: str, num_examples: int | None, groups: _Groups, inputs_eos: bool | None
+) -> RankTask:
     info = sources.read_info(folder)
     if info["kind"] != "rank":
         raise UserError(
@@ -164,8 +199,11 @@ def _open(folder: Path, name: str, num_examples: int | None, groups: _Groups) ->
             f"choices and {len(answers)} answers; delete it and cache again"
         )
     count = len(inputs) if num_examples is None else min(num_examples, len(inputs))
+    appended = dict(info["append_eos"])
+    if inputs_eos is not None:
+        appended["inputs"] = inputs_eos
     ends = {
-        feature: [info["features"][feature]["eos_id"]] if info["append_eos"][feature] else []
+        feature: [info["features"][feature]["eos_id"]] if appended[feature] else []
         for feature in ("inputs", "choices")
     }
 
@@ -176,9 +214,24 @@ def _open(folder: Path, name: str, num_examples: int | None, groups: _Groups) ->
         (ended(inputs[at], "inputs"), [ended(one, "choices") for one in choices.document(at)])
         for at in range(count)
     ]
+    _check_choices(name, examples)
     meta = _read_meta(folder / "meta.jsonl", len(inputs))[:count]
     belongings = [groups.belonging(name, fields) for fields in meta]
     return RankTask(name, examples, answers[:count], belongings, info)
+
+
+def _check_choices(name: str, examples: list) -> None:
+    for number, (_, choices) in enumerate(examples):
+        if len(choices) < 2:
+            raise UserError(
+                f"task '{name}', example {number} has {len(choices)} choice: there is nothing to "
+                "rank; give it two, or leave it out"
+            )
+        if not all(map(len, choices)):
+            raise UserError(
+                f"task '{name}', example {number} has an empty choice, which would always score "
+                "highest; mend it or leave it out"
+            )
 
 
 def _read_meta(path: Path, num_examples: int) -> list[dict]:
@@ -205,9 +258,12 @@ class _Groups:
         wanted = ("cluster", "language", "held_out_cluster", "seen_language")
         if any(field not in fields for field in wanted):
             fields = {**self._of(task), **fields}
+        cluster = str(fields.get("cluster", task))
         return Belonging(
             prompt=str(fields.get("prompt", "default")),
-            cluster=str(fields.get("cluster", task)),
+            cluster=cluster,
+            dataset=str(fields.get("dataset", cluster)),
+            prompt_language=str(fields.get("prompt_language", "")),
             language=str(fields.get("language", "und")),
             held_out_cluster=bool(fields.get("held_out_cluster", False)),
             seen_language=bool(fields.get("seen_language", True)),

@@ -3,67 +3,56 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import textwrap
 from pathlib import Path
 
 from mt0_tpu.errors import UserError
-from mt0_tpu.report_page import GENERATOR, page
-from mt0_tpu.report_plots import draw_figures
-from mt0_tpu.report_runs import Run, arm_title, load_runs
-from mt0_tpu.report_samples import sample_questions
-from mt0_tpu.report_tables import Column, Scores, conclusion, spread, verdicts
+from mt0_tpu.report_document import GENERATOR
+from mt0_tpu.report_page import page
+from mt0_tpu.report_runs import ARM_TITLES, Run, arm_title, load_runs
+from mt0_tpu.report_tables import Column, Scores, spread
+from mt0_tpu.report_verdicts import conclusion, verdicts
+from mt0_tpu.whole_file import write_whole
 
 _WIDTH, _LINES = 100, 25
 
 
-def write_report(runs: list[str], output_dir: str) -> str:
-    """Writes output_dir/index.html and its figures from run or study folders; returns its path.
+def write_report(runs: list[str], output: str) -> str:
+    """Writes a page in one piece of run or study folders; returns its path.
 
-    The page depends on the runs' files alone: the same runs give the same bytes. Raises
-    UserError where there is no run, a file is malformed, or output_dir cannot be written.
+    A run is a MODEL_DIR, an EVAL_OUTPUT_DIR, or a folder of either. What a run lacks is left out
+    and named at the end. The page depends on the runs' files alone: the same runs give the same
+    bytes.
+
+    Args:
+      output: a folder, for index.html in it, or a file named *.html.
+
+    Raises:
+      UserError: there is no run, a file is malformed, or the page cannot be written.
     """
     loaded = load_runs(runs)
-    scores = Scores(loaded)
-    answers, missing = verdicts(scores)
-    figures = draw_figures(loaded, scores)
-    text = page(_title(runs), loaded, scores, answers, missing, sample_questions(loaded), figures)
-    folder = Path(output_dir)
-    index = folder / "index.html"
+    text = page(_title(runs, loaded), loaded)
+    index = Path(output)
+    index = index if index.suffix == ".html" else index / "index.html"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         if index.exists() and GENERATOR not in index.read_text("utf-8", "replace"):
             raise UserError(
-                f"{index} is not a report of ours and is left alone; give another output folder."
+                f"{index} is not a report of ours and is left alone; give another output."
             )
-        # The page last: where it is new, so are its figures.
-        for name, data in figures.items():
-            _write_whole(folder / name, data)
-        _write_whole(index, text.encode("utf-8", "replace"))
+        write_whole(index, text)
     except OSError as error:
         raise UserError(
-            f"The report cannot be written to {folder}: {error.strerror or error}; give another "
-            "output folder or make room in it."
+            f"The report cannot be written to {index}: {error.strerror or error}; give another "
+            "output or make room there."
         ) from None
     return str(index)
 
 
-def _title(runs: list[str]) -> str:
+def _title(runs: list[str], loaded: list[Run]) -> str:
     names = [Path(run).resolve().name for run in runs]
-    return "mT0 in small: " + ", ".join(names) if len(names) <= 3 else "mT0 in small"
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        # mkstemp makes files for the owner alone; a report is for others too.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    name = ", ".join(names) if len(names) <= 3 else f"{len(names)} runs"
+    study = {run.arm for run in loaded} & set(ARM_TITLES) - {"untrained"}
+    return f"mT0 in small: {name}" if study else name
 
 
 def terminal_summary(runs: list[str]) -> str:

@@ -1,16 +1,24 @@
-"""What finished runs left on disk: which folders are runs, and what their files say."""
+"""What finished runs left on disk: which folders are runs, and what is in them."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from mt0_tpu.errors import UserError, did_you_mean
+from mt0_tpu.report_config import RunConfig, read_config
+from mt0_tpu.report_records import (
+    Curves,
+    RankLine,
+    newest,
+    read_curves,
+    read_rank,
+    read_task_metrics,
+)
 
 # The rows of the study, in the order a reader wants them (DESIGN.md section 7).
 ARM_TITLES = {
@@ -29,53 +37,48 @@ _SHORT_TITLES = {
 }
 
 _SEED = re.compile(r"seed(\d+)$")
-_NOT_ARMS = {"cache", "report", "checkpoints", "inference_eval"}
-# Macros worth a line in the report, as T5X users know them.
-_MACROS = (
-    "MIXTURE_OR_TASK_NAME",
-    "TRAIN_STEPS",
-    "TRAIN_STEPS_RELATIVE",
-    "BATCH_SIZE",
-    "TASK_FEATURE_LENGTHS",
-    "DROPOUT_RATE",
-    "LOSS_NORMALIZING_FACTOR",
-    "INITIAL_CHECKPOINT_PATH",
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class RankLine:
-    """The accuracy of one run on one task under one prompt; accuracies are within 0..1."""
-
-    task: str
-    cluster: str
-    language: str
-    prompt: str
-    num_examples: int
-    accuracy: float
-    chance: float
-    majority: float
-    held_out_cluster: bool
-    seen_language: bool
-    step: int
+_NOT_ARMS = {"cache", "report", "checkpoints", "eval", "inference_eval"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One trained arm of one seed, with whatever of it was found on disk."""
+    """One trained arm of one seed, with whatever of it was found on disk.
+
+    Attributes:
+      rank: lines of rank.jsonl, each task's of its newest step.
+      history: the lines of every step.
+      curves: split ("train", "eval", ...) -> metric -> points.
+      task_metrics: task -> metric -> points, of tasks scored by metric functions.
+      parameters: their number, as text; '' where no model-info.txt says it.
+      evaluations: folders elsewhere that hold scores of its checkpoints.
+      checkpoint: what summary.json says was scored; '' where there is none.
+      only_step: of a network that stands in another's folder, its step.
+    """
 
     path: Path
     arm: str
     seed: int
     rank: tuple[RankLine, ...] = ()
-    # split ("train", "eval", ...) -> metric name -> [(step, value)], by step.
-    curves: dict[str, dict[str, list[tuple[int, float]]]] = dataclasses.field(default_factory=dict)
-    facts: dict[str, str] = dataclasses.field(default_factory=dict)
+    history: tuple[RankLine, ...] = ()
+    curves: Curves = dataclasses.field(default_factory=dict)
+    task_metrics: Curves = dataclasses.field(default_factory=dict)
+    config: RunConfig = RunConfig()
+    parameters: str = ""
+    evaluations: tuple[Path, ...] = ()
+    checkpoint: str = ""
+    only_step: int | None = None
 
     @property
-    def eval_dir(self) -> Path:
-        """The folder that `mt0 eval` wrote; MODEL_DIR/eval unless the run is one itself."""
-        return self.path if (self.path / "rank.jsonl").is_file() else self.path / "eval"
+    def scored_steps(self) -> list[int]:
+        """The steps that its newest scores are of; several where tasks were scored apart."""
+        steps = {line.step for line in self.rank}
+        return sorted(steps | {p[-1][0] for m in self.task_metrics.values() for p in m.values()})
+
+    @property
+    def prediction_folders(self) -> list[Path]:
+        """Its inference_eval folders, what counts most last."""
+        folders = [place / "inference_eval" for place in _places(self.path, self.evaluations)]
+        return [folder for folder in folders if folder.is_dir()]
 
 
 def arm_title(arm: str) -> str:
@@ -89,16 +92,14 @@ def short_title(arm: str) -> str:
 
 
 def arms_in_order(runs: Iterable[Run]) -> list[str]:
-    """Returns the arms present: the study's own in its order, then others by name."""
+    """Returns the arms present: the study's own in its order, then others as they were given."""
     known = list(ARM_TITLES)
-    return sorted(
-        {run.arm for run in runs},
-        key=lambda arm: (known.index(arm) if arm in known else len(known), arm),
-    )
+    found = dict.fromkeys(run.arm for run in runs)
+    return sorted(found, key=lambda arm: known.index(arm) if arm in known else len(known))
 
 
 def load_runs(folders: list[str]) -> list[Run]:
-    """Reads every run in the given run or study folders, in order of arm and seed.
+    """Reads every run in the given run or study folders, by arm as in arms_in_order, then seed.
 
     Raises UserError where a folder holds no run or a file in it cannot be read.
     """
@@ -110,17 +111,51 @@ def load_runs(folders: list[str]) -> list[Run]:
             "a study."
         )
     # A folder named twice, or inside another named one, counts once.
-    paths = {path.resolve() for folder in folders for path in _discover(str(folder))}
-    named = _name_arms(sorted(paths))
-    runs = [_load_run(path, arm, seed) for path, arm, seed in named]
+    paths = dict.fromkeys(path.resolve() for f in folders for path in _discover(str(f)))
+    evaluations = _evaluations(list(paths))
+    elsewhere = {folder for found in evaluations.values() for folder in found}
+    named = _name_arms([path for path in paths if path not in elsewhere])
+    runs = [_load_run(Run(*one, evaluations=evaluations.get(one[0], ()))) for one in named]
+    runs += _untrained(runs)
     order = arms_in_order(runs)
     return sorted(runs, key=lambda run: (order.index(run.arm), run.seed, str(run.path)))
 
 
 def _is_run(folder: Path) -> bool:
-    return any(
-        (folder / name).is_file() for name in ("metrics.jsonl", "eval/rank.jsonl", "rank.jsonl")
+    files = ("metrics.jsonl", "rank.jsonl", "eval/rank.jsonl")
+    return any((folder / name).is_file() for name in files) or any(
+        next((folder / name).glob("*.jsonl"), None) is not None
+        for name in ("inference_eval", "eval/inference_eval")
     )
+
+
+def _evaluations(paths: list[Path]) -> dict[Path, tuple[Path, ...]]:
+    """Finds evaluations of each run that were written elsewhere: run -> EVAL_OUTPUT_DIRs."""
+    found: dict[Path, tuple[Path, ...]] = {}
+    for path in paths:
+        checkpoint = _checkpoint(_places(path))
+        if not checkpoint or (path / "metrics.jsonl").is_file():
+            continue
+        scored = Path(checkpoint).resolve()
+        host = next((p for p in paths if p != path and scored.is_relative_to(p)), None)
+        if host:
+            found[host] = (*found.get(host, ()), path)
+    return found
+
+
+def _places(run: Path, elsewhere: Iterable[Path] = ()) -> list[Path]:
+    """Folders that may hold rank.jsonl and inference_eval/; what counts most last.
+
+    Evaluation during training writes into MODEL_DIR itself; `mt0 eval` into a folder of its own,
+    eval/ or another name within MODEL_DIR, or elsewhere.
+    """
+    places = [*elsewhere, run / "inference_eval", run]
+    if (run / "metrics.jsonl").is_file() or (run / "checkpoints").is_dir():
+        others = [p for p in sorted(run.iterdir()) if p.is_dir() and p.name not in _NOT_ARMS]
+        places += [
+            p for p in others if (p / "rank.jsonl").is_file() or (p / "inference_eval").is_dir()
+        ]
+    return [*places, run / "eval"]
 
 
 def _discover(folder: str) -> list[Path]:
@@ -137,6 +172,8 @@ def _discover(folder: str) -> list[Path]:
             f"There is no folder {root} to report on.{did_you_mean(root.name, siblings)}"
         )
     # An evaluation's folder stands for the run that it is in.
+    if root.name == "inference_eval" and _is_run(root.parent):
+        root = root.parent
     if root.name == "eval" and _is_run(root.parent):
         return [root.parent]
     if _is_run(root):
@@ -147,9 +184,9 @@ def _discover(folder: str) -> list[Path]:
     found = [p for p in [*arms, *nested] if _is_run(p) and p.name not in _NOT_ARMS]
     if not found:
         raise UserError(
-            f"Found no run in {root}: looked for metrics.jsonl and eval/rank.jsonl in it, in "
-            f"{root}/<arm> and in {root}/seed*/<arm> (arms: pretrain, english, multilingual, "
-            "scratch); name the MODEL_DIR of a run or the folder of a study."
+            f"Found no run in {root}: looked for metrics.jsonl, rank.jsonl and inference_eval/ "
+            f"in it and in its eval/, in {root}/<arm> and in {root}/seed*/<arm>; name a MODEL_DIR, "
+            "an EVAL_OUTPUT_DIR or the folder of a study."
         )
     return found
 
@@ -175,124 +212,60 @@ def _name_arms(paths: list[Path]) -> list[tuple[Path, str, int]]:
     return [(path, name, seed) for (name, seed), path in taken.items()]
 
 
-def _load_run(path: Path, arm: str, seed: int) -> Run:
-    run = Run(path, arm, seed)
+def _load_run(run: Run) -> Run:
+    """Reads what lies in a run's folder and in those of its evaluations."""
+    path, places = run.path, _places(run.path, run.evaluations)
+    history = read_rank(place / "rank.jsonl" for place in places)
     return dataclasses.replace(
         run,
-        rank=tuple(_read_rank(run.eval_dir / "rank.jsonl")),
-        curves=_read_metrics(path / "metrics.jsonl"),
-        facts=_read_facts(run),
+        rank=tuple(newest(history)),
+        history=tuple(history),
+        curves=read_curves(path / "metrics.jsonl"),
+        task_metrics=read_task_metrics(run.prediction_folders),
+        config=_config(path),
+        parameters=_parameters(path / "model-info.txt"),
+        checkpoint=_checkpoint(places),
     )
 
 
-def json_lines(path: Path, torn_end: bool = False) -> Iterator[tuple[int, dict]]:
-    """Yields (line number from 1, object) of a JSON Lines file; nothing where it is absent.
-
-    With torn_end a last line without its newline is a write in progress and is left out.
-    Any other line that is no JSON object is a UserError naming file and line.
-    """
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            if not raw.strip():
-                continue
-            try:
-                value = json.loads(raw.decode("utf-8"))
-            except ValueError as error:
-                if torn_end and not raw.endswith(b"\n"):
-                    return
-                raise UserError(
-                    f"{path}:{number} is not a line of JSON ({error}): {_excerpt(raw)}; "
-                    "run again the command that wrote the file."
-                ) from None
-            if not isinstance(value, dict):
-                raise UserError(
-                    f"{path}:{number} should hold a JSON object and holds {_excerpt(raw)}."
-                )
-            yield number, value
+def _untrained(runs: list[Run]) -> list[Run]:
+    """Makes an arm of what some runs scored before their first step, one a seed."""
+    if any(run.arm == "untrained" for run in runs):
+        return []
+    found: dict[int, Run] = {}
+    for run in runs:
+        lines = tuple(line for line in run.history if line.step == 0)
+        if lines and any(line.step > 0 for line in run.history):
+            about = {"evaluations": run.evaluations, "only_step": 0}
+            found.setdefault(run.seed, Run(run.path, "untrained", run.seed, lines, lines, **about))
+    return list(found.values())
 
 
-def _excerpt(raw: bytes) -> str:
-    text = raw.decode("utf-8", "replace").strip()
-    return repr(text if len(text) <= 60 else text[:57] + "...")
-
-
-def _read_rank(path: Path) -> list[RankLine]:
-    """Reads the lines of the newest step; where a task and prompt recur the last line counts."""
-    lines = [_rank_line(value, f"{path}:{number}") for number, value in json_lines(path)]
-    newest = max((line.step for line in lines), default=0)
-    return list(
-        {
-            (line.task, line.language, line.prompt): line for line in lines if line.step == newest
-        }.values()
-    )
-
-
-def _rank_line(value: dict, where: str) -> RankLine:
-    """Checks one line of rank.jsonl against the fields of RankLine."""
-    fields = {field.name: field.type for field in dataclasses.fields(RankLine)}
-    missing = [name for name in fields if name not in value]
-    if missing:
-        raise UserError(
-            f"{where} lacks {', '.join(repr(name) for name in missing)}; a line of rank.jsonl "
-            f"holds {', '.join(fields)}."
-        )
-    kinds = {"str": str, "int": int, "float": (int, float), "bool": bool}
-    said = {"str": "a string", "int": "an integer", "float": "a number", "bool": "true or false"}
-    for name, kind in fields.items():
-        found = value[name]
-        fits = isinstance(found, kinds[kind]) and (kind == "bool" or not isinstance(found, bool))
-        if not fits:
-            raise UserError(f"{where}: {name} should be {said[kind]} and is {json.dumps(found)}.")
-        # A NaN fails this comparison too.
-        if kind == "float" and not 0 <= found <= 1:
-            raise UserError(f"{where}: {name} should lie between 0 and 1 and is {found!r}.")
-    return RankLine(**{name: value[name] for name in fields})
-
-
-def _read_metrics(path: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """Reads a run's curves; a step written twice (a restart) keeps its last value."""
-    curves: dict[str, dict[str, dict[int, float]]] = {}
-    for number, value in json_lines(path, torn_end=True):
-        step, split, metrics = (value.get(key) for key in ("step", "split", "metrics"))
-        if not isinstance(step, int) or not isinstance(split, str) or not isinstance(metrics, dict):
-            raise UserError(
-                f"{path}:{number} should hold step (an int), split (a string) and metrics (an "
-                "object)."
-            )
-        for name, number_found in metrics.items():
-            # A diverged run still has a report: its NaNs are gaps in the curve.
-            if isinstance(number_found, (int, float)) and math.isfinite(number_found):
-                curves.setdefault(split, {}).setdefault(name, {})[step] = float(number_found)
-    return {
-        split: {name: sorted(points.items()) for name, points in metrics.items()}
-        for split, metrics in curves.items()
-    }
-
-
-def _read_facts(run: Run) -> dict[str, str]:
-    """Collects what was run from config.gin, model-info.txt and eval/summary.json, if there."""
-    facts = {}
-    info = _text(run.path / "model-info.txt")
-    if match := re.search(r"total[^\n\d]*param[^\n\d]*([\d,_]+)", info, re.IGNORECASE):
-        facts["parameters"] = f"{int(re.sub('[,_]', '', match.group(1))):,}"
-    config = _text(run.path / "config.gin")
-    for name in _MACROS:
-        if match := re.search(rf"^{name}\s*=\s*(.+?)\s*$", config, re.MULTILINE):
-            facts[name] = match.group(1)
-    summary = run.eval_dir / "summary.json"
-    if summary.is_file():
+def _checkpoint(places: Iterable[Path]) -> str:
+    """Returns what was scored, by the summary.json that counts most."""
+    found = ""
+    for place in places:
+        summary = place / "summary.json"
+        if not summary.is_file():
+            continue
         try:
             value = json.loads(summary.read_text("utf-8"))
         except ValueError as error:
             raise UserError(
                 f"{summary} is not JSON ({error}); run `mt0 eval` again to write it."
             ) from None
-        if isinstance(value, dict) and value.get("step") is not None:
-            facts["evaluated step"] = str(value["step"])
-    return facts
+        if isinstance(value, dict) and isinstance(value.get("checkpoint"), str):
+            found = value["checkpoint"]
+    return found
 
 
-def _text(path: Path) -> str:
-    return path.read_text("utf-8", "replace") if path.is_file() else ""
+def _config(path: Path) -> RunConfig:
+    """Reads the config of training; where there was none, the first one of an evaluation."""
+    evaluations = sorted(path.glob("eval.*.gin"))
+    return next(filter(None, map(read_config, [path / "config.gin", *evaluations])), RunConfig())
+
+
+def _parameters(path: Path) -> str:
+    info = path.read_text("utf-8", "replace") if path.is_file() else ""
+    match = re.search(r"total[^\n\d]*param[^\n\d]*([\d,_]+)", info, re.IGNORECASE)
+    return f"{int(re.sub('[,_]', '', match.group(1))):,}" if match else ""

@@ -1,4 +1,4 @@
-"""From rank.jsonl lines to the numbers of the report: medians, means, spreads and verdicts.
+"""From rank.jsonl lines to the numbers of the report: medians, means and spreads.
 
 Aggregation as the mT0 paper's: accuracy; per (task, language) the median over prompts; a
 cluster's score is the mean over its languages; several clusters are averaged unweighted.
@@ -7,17 +7,17 @@ cluster's score is the mean over its languages; several clusters are averaged un
 from __future__ import annotations
 
 import dataclasses
-import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 
-from mt0_tpu.report_runs import RankLine, Run, arm_title, short_title
+from mt0_tpu.report_records import RankLine
+from mt0_tpu.report_runs import Run
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One run's accuracy on one cluster in one language, over its prompts (all within 0..1)."""
+    """One run's accuracy on a cluster or data set in one language, over its prompts (0..1)."""
 
     low: float
     median: float
@@ -29,7 +29,7 @@ class Cell:
     seen: bool
 
 
-Cells = dict[tuple[str, str], Cell]  # by (cluster, language)
+Cells = dict[tuple[str, str], Cell]  # by (cluster or data set, language)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,24 +54,13 @@ class Spread:
     values: tuple[float, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Verdict:
-    """An answer to one question of the study, computed from the scores."""
-
-    answer: str  # yes, no, within noise
-    sentence: str
-    noise: str  # what the answer's certainty rests on
-    short: str
-    decisive: bool  # one of the four comparisons that make up the paper's finding
-
-
-def cells_of(lines: Iterable[RankLine]) -> Cells:
+def cells_of(lines: Iterable[RankLine], by: str = "cluster") -> Cells:
     """Reduces prompts: median (and least, greatest) per task and language, mean over tasks."""
     by_task: dict[tuple[str, str], dict[str, list[RankLine]]] = defaultdict(
         lambda: defaultdict(list)
     )
     for line in lines:
-        by_task[line.cluster, line.language][line.task].append(line)
+        by_task[line.group(by), line.language][line.task].append(line)
     cells = {}
     for key, tasks in sorted(by_task.items()):
         accuracies = [[line.accuracy for line in prompts] for prompts in tasks.values()]
@@ -132,13 +121,16 @@ def spread(values: Iterable[float | None]) -> Spread | None:
 
 
 class Scores:
-    """All runs' cells by arm and seed, and the columns that they fill."""
+    """All runs' cells by arm and seed, and the columns that they fill.
 
-    def __init__(self, runs: Iterable[Run]):
+    `by` says what is one unit: the 'cluster' of tasks, or the 'dataset' as the paper's charts.
+    """
+
+    def __init__(self, runs: Iterable[Run], by: str = "cluster"):
         self.cells: dict[str, dict[int, Cells]] = {}
         for run in runs:
             if run.rank:
-                self.cells.setdefault(run.arm, {})[run.seed] = cells_of(run.rank)
+                self.cells.setdefault(run.arm, {})[run.seed] = cells_of(run.rank, by)
         self.union: Cells = {}
         for seeds in self.cells.values():
             for cells in seeds.values():
@@ -149,12 +141,22 @@ class Scores:
     def __bool__(self) -> bool:
         return bool(self.union)
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Clusters or data sets, those held out of finetuning first."""
+        return self.held_out + self.trained
+
+    @property
+    def several_seeds(self) -> bool:
+        """Says whether any arm has more than one seed."""
+        return any(len(seeds) > 1 for seeds in self.cells.values())
+
     def columns(self, merged: bool = False) -> list[Column]:
         """Returns the headline columns: held-out clusters (one by one unless merged), trained."""
         groups = (
             [(self.held_out, "held-out clusters")]
             if merged
-            else [((cluster,), cluster_title(cluster)) for cluster in self.held_out]
+            else [((cluster,), group_title(cluster)) for cluster in self.held_out]
         )
         groups.append((self.trained, "trained clusters"))
         columns = [
@@ -167,6 +169,10 @@ class Scores:
     def over_seeds(self, arm: str, column: Column, field: str = "median") -> Spread | None:
         """Returns an arm's score on a column over its seeds."""
         return spread(score(cells, column, field) for cells in self.cells.get(arm, {}).values())
+
+    def languages(self, column: Column) -> list[str]:
+        """Returns the languages that any run was scored on in a column."""
+        return sorted(lang for (g, lang), cell in self.union.items() if column.holds(g, cell))
 
     def uneven(self) -> bool:
         """Says whether some runs were scored on other tasks or languages than others."""
@@ -195,107 +201,35 @@ class Scores:
         return pairs
 
 
-def cluster_title(cluster: str) -> str:
-    """Returns a cluster's name as prose."""
-    return {"nli": "NLI", "qa": "QA"}.get(cluster.lower(), cluster.replace("_", " "))
+# Names of data sets and clusters that prose writes otherwise than code does.
+_TITLES = {
+    "nli": "NLI",
+    "closed_book_qa": "closed-book QA",
+    "extractive_qa": "extractive QA",
+    "qa": "QA",
+    "xnli": "XNLI",
+    "anli": "ANLI",
+    "super_glue_rte": "RTE",
+    "super_glue_cb": "CB",
+    "super_glue_copa": "COPA",
+    "rte": "RTE",
+    "cb": "CB",
+    "copa": "COPA",
+    "xcopa": "XCOPA",
+    "xwinograd": "XWinograd",
+    "xstory_cloze": "XStoryCloze",
+    "story_cloze": "StoryCloze",
+    "story_cloze_2016": "StoryCloze",
+    "winogrande": "Winogrande",
+    "winogrande_xl": "Winogrande",
+}
 
 
-def judge(pairs: list[tuple[float, float, float]]) -> tuple[str, float, float]:
-    """Judges paired scores: (answer, mean difference, half width of its 95 % interval).
-
-    Several seeds: Student's t over the seeds' differences. One seed: the sampling error of the
-    test questions, which knows nothing of the spread between seeds.
-    """
-    differences = [mine - other for mine, other, _ in pairs]
-    mean = statistics.fmean(differences)
-    if len(pairs) > 1:
-        from scipy.special import stdtrit
-
-        error = statistics.stdev(differences) / math.sqrt(len(pairs))
-        half = float(stdtrit(len(pairs) - 1, 0.975)) * error
-    else:
-        half = 1.96 * math.sqrt(pairs[0][2])
-    # Equal scores differ by rounding of the sums; that is no difference.
-    if abs(mean) <= half or abs(mean) < 1e-9:
-        return "within noise", mean, half
-    return ("yes" if mean > 0 else "no"), mean, half
+_PROMPTS = {"MT": "machine-translated prompts", "HT": "human-translated prompts"}
 
 
-def verdicts(scores: Scores) -> tuple[list[Verdict], list[str]]:
-    """Answers the study's questions; returns the answers, and arms needed for the others."""
-    held_out, trained = scores.held_out, scores.trained
-    unseen = Column(held_out, "unseen", "unseen languages, held-out clusters")
-    trained_unseen = Column(trained, "unseen", "unseen languages, trained clusters")
-    # An evaluation of the user's own may hold nothing out.
-    everything = (
-        Column(held_out, "all", "all languages, held-out clusters")
-        if held_out
-        else Column(trained, "all", "all languages, trained clusters")
-    )
-    questions = [
-        ("multilingual", "english", unseen, True),
-        ("multilingual", "pretrain", everything, True),
-        ("english", "pretrain", everything, True),
-        ("multilingual", "english", trained_unseen, False),
-        ("multilingual", "scratch", everything, False),
-    ]
-    own = [arm for arm in scores.cells if arm not in ("pretrain", "untrained")]
-    # No arm of finetuning yet: say at least where pretraining alone stands.
-    bases = reversed(own or list(scores.cells))
-    # Differences below chance mean little: the finding needs a model above it.
-    questions += [(arm, "baseline", everything, arm == "multilingual") for arm in bases]
-    answers, missing = [], set()
-    for better, worse, column, decisive in questions:
-        missing |= {arm for arm in (better, worse) if arm not in {*scores.cells, "baseline"}}
-        if pairs := scores.compare(better, worse, column):
-            answers.append(_verdict(better, worse, column, decisive, pairs))
-    return answers, sorted(missing)
-
-
-def conclusion(answers: list[Verdict]) -> str:
-    """Says in a sentence whether the paper's finding shows; '' where a part was not measured."""
-    decisive = [verdict.answer for verdict in answers if verdict.decisive]
-    if len(decisive) < 4:
-        return ""
-    extent = {4: "shows here in full", 0: "does not show here"}.get(
-        decisive.count("yes"),
-        f"shows here in part ({decisive.count('yes')} of 4 comparisons)",
-    )
-    return (
-        "The paper's finding, that multitask finetuning carries to tasks never finetuned on and "
-        f"doing it in many languages carries to unseen ones, {extent}."
-    )
-
-
-def _verdict(better: str, worse: str, column: Column, decisive: bool, pairs: list) -> Verdict:
-    answer, mean, half = judge(pairs)
-    mine, other = (statistics.fmean(pair[i] for pair in pairs) for i in (0, 1))
-    relation = {
-        "yes": "beats",
-        "no": "falls behind",
-        "within noise": "cannot be told from",
-    }[answer]
-    baseline = "the better of chance and majority"
-    rival = baseline if worse == "baseline" else arm_title(worse)
-    short_rival = "chance and majority" if worse == "baseline" else short_title(worse)
-    if len(pairs) > 1:
-        each = ", ".join(f"{100 * (a - b):+.1f}" for a, b, _ in pairs)
-        deviation = statistics.stdev(a - b for a, b, _ in pairs)
-        noise = (
-            f"{len(pairs)} seeds: {each}; standard deviation {100 * deviation:.1f}; 95% "
-            f"interval {100 * (mean - half):+.1f} to {100 * (mean + half):+.1f}."
-        )
-    else:
-        noise = (
-            f"One seed: 95% interval {100 * (mean - half):+.1f} to {100 * (mean + half):+.1f} by "
-            "the number of test questions alone; the spread between seeds is not known."
-        )
-    return Verdict(
-        answer,
-        f"{arm_title(better)} {relation} {rival} ({column.title}): {100 * mine:.1f}% against "
-        f"{100 * other:.1f}%, {100 * mean:+.1f} points.",
-        noise,
-        f"{short_title(better)} {relation} {short_rival} ({column.title}): "
-        f"{100 * mean:+.1f} ± {100 * half:.1f}",
-        decisive,
-    )
+def group_title(group: str) -> str:
+    """Returns the name of a cluster or data set as prose."""
+    name, _, prompts = group.partition("@")
+    title = _TITLES.get(name.lower().replace("/", "_"), name.replace("_", " "))
+    return f"{title}, {_PROMPTS[prompts]}" if prompts in _PROMPTS else title

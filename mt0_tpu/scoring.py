@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mt0_tpu import losses, partitioning, train_step
-from mt0_tpu.choice_packing import Batch, Example, checked, plan
+from mt0_tpu.choice_packing import Batch, Example, RowGroup, checked, plan
 from mt0_tpu.errors import UserError
 from mt0_tpu.models.t5 import T5, T5Config
 
@@ -39,6 +39,7 @@ def score_choices(
     max_choice_length: int | None = None,
     overlong: str = "trim",
     length_normalised: bool = False,
+    min_choices: int = 2,
     mesh: Mesh | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[np.ndarray]:
@@ -51,24 +52,71 @@ def score_choices(
       max_input_length, max_choice_length: tokens; what is longer is cut as T5X does (a final EOS
         stays), with a warning, or is an error where overlong is 'error'.
       length_normalised: divides by the number of tokens; the published evaluation of mT0 does not.
+      min_choices: fewer are an error; 1 scores (input, target) pairs.
       progress: called with the number of examples scored so far.
 
     Returns:
       float64 arrays, one an example with one score a choice, in the order given.
     """
-    examples = checked(examples, max_input_length, max_choice_length, overlong)
-    ways = 1 if mesh is None else partitioning.batch_ways(mesh)
-    groups = plan(config, examples, batch_size, ways)
+    examples = checked(examples, max_input_length, max_choice_length, overlong, min_choices)
     scores = [np.zeros(len(choices)) for _, choices in examples]
-    done = 0
 
-    def collect(batch: Batch, outputs) -> None:
-        nonlocal done
-        sums = batch.scores(*(np.asarray(output, np.float64) for output in outputs))
+    def collect(batch: Batch, log_probs_WN, difference_Q) -> None:
+        sums = batch.scores(log_probs_WN, difference_Q)
         if length_normalised:
             sums = sums / batch.length
         for owner, number, score in zip(batch.owner, batch.number, sums, strict=True):
             scores[owner][number] = score
+
+    ways = 1 if mesh is None else partitioning.batch_ways(mesh)
+    groups = plan(config, examples, batch_size, ways)
+    _run(params, config, groups, examples, mesh, False, collect, progress)
+    return scores
+
+
+def score_and_compare(
+    params,
+    config: T5Config,
+    examples: Sequence[Example],
+    *,
+    batch_size: int = 32,
+    mesh: Mesh | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Scores every choice and says whether greedy decoding would begin with it.
+
+    Arguments as score_choices; one choice is enough. Choices that begin alike share no logits
+    here, so the head works more.
+
+    Returns:
+      (float64 scores, bool) of each example, one value a choice: whether each of its tokens is
+      the most likely one after the input and the tokens before it.
+    """
+    examples = checked(examples, None, None, "error", min_choices=1)
+    found = [(np.zeros(len(c)), np.zeros(len(c), bool)) for _, c in examples]
+
+    def collect(batch: Batch, log_probs_WN, difference_Q, correct_WN) -> None:
+        sums = batch.scores(log_probs_WN, difference_Q)
+        greedy = batch.greedy(correct_WN)
+        for owner, number, *values in zip(batch.owner, batch.number, sums, greedy, strict=True):
+            for array, value in zip(found[owner], values, strict=True):
+                array[number] = value
+
+    ways = 1 if mesh is None else partitioning.batch_ways(mesh)
+    groups = plan(config, examples, batch_size, ways, share=False)
+    _run(params, config, groups, examples, mesh, True, collect, progress)
+    return found
+
+
+def _run(
+    params, config, groups: Sequence[RowGroup], examples, mesh, compare, collect, progress
+) -> None:
+    """Hands collect(batch, *outputs of _step) every batch, the outputs as float64."""
+    done = 0
+
+    def take(batch: Batch, outputs) -> None:
+        nonlocal done
+        collect(batch, *(np.asarray(output, np.float64) for output in outputs))
         done += len(np.unique(batch.owner))
         if progress:
             progress(done)
@@ -78,14 +126,13 @@ def score_choices(
         if mesh is not None:
             stack.enter_context(jax.set_mesh(mesh))
             stack.enter_context(nn.logical_axis_rules(partitioning.LOGICAL_RULES))
-        step = _compiled_step(config, mesh)
+        step = _compiled_step(config, mesh, compare)
         for batch in itertools.chain.from_iterable(group.batches(examples) for group in groups):
             waiting.append((batch, step(params, place_batch(batch.features, mesh))))
             if len(waiting) > _IN_FLIGHT:
-                collect(*waiting.popleft())
+                take(*waiting.popleft())
         while waiting:
-            collect(*waiting.popleft())
-    return scores
+            take(*waiting.popleft())
 
 
 def predictions(scores: Sequence[np.ndarray], answers: Sequence[int]) -> np.ndarray:
@@ -118,17 +165,20 @@ def place_batch(features: dict[str, np.ndarray], mesh: Mesh | None) -> dict[str,
 
 
 @functools.cache
-def _compiled_step(config: T5Config, mesh: Mesh | None):
+def _compiled_step(config: T5Config, mesh: Mesh | None, compare: bool):
     """Returns the jitted step; cached, so that evaluations in training compile once."""
-    step = functools.partial(_step, config=config, mesh=mesh)
+    step = functools.partial(_step, config=config, mesh=mesh, compare=compare)
     if mesh is None:
         return jax.jit(step)
     # Whole on every device, so that each host can read all of it.
     return jax.jit(step, out_shardings=partitioning.replicated(mesh))
 
 
-def _step(params, batch, *, config: T5Config, mesh: Mesh | None):
-    """Returns (log p of the target at counted_WN, its difference from first_Q to repeated_Q)."""
+def _step(params, batch, *, config: T5Config, mesh: Mesh | None, compare: bool):
+    """Returns (log p of the target at counted_WN, its difference from first_Q to repeated_Q).
+
+    With `compare` also whether the target at counted_WN is the most likely token.
+    """
     model = T5(config)
     run = functools.partial(model.apply, {"params": params})
     encoder_ids_BT = batch["encoder_segment_ids"]
@@ -149,7 +199,7 @@ def _step(params, batch, *, config: T5Config, mesh: Mesh | None):
     wanted_WND = jnp.take_along_axis(
         hidden_BSD.reshape(shards, -1, width), at_WN[:, :, None], axis=1
     )
-    log_probs_WN, _ = losses.token_log_probs(
+    log_probs_WN, correct_WN = losses.token_log_probs(
         wanted_WND,
         kernel_DV,
         jnp.take_along_axis(targets_BS.reshape(shards, -1), at_WN, axis=1),
@@ -166,4 +216,5 @@ def _step(params, batch, *, config: T5Config, mesh: Mesh | None):
     own_DQ = kernel_DV[:, targets_P[batch["repeated_Q"]]]
     first_DQ = kernel_DV[:, targets_P[first_Q]]
     difference_Q = jnp.sum(hidden_QD * (own_DQ - first_DQ).astype(jnp.float32).T, axis=-1)
-    return log_probs_WN, difference_Q
+    outputs = (log_probs_WN, difference_Q)
+    return (*outputs, correct_WN) if compare else outputs

@@ -23,8 +23,10 @@ from mt0_tpu import train_step as steps
 from mt0_tpu.checkpoints import CheckpointConfig, Checkpointer, Start
 from mt0_tpu.data import batches
 from mt0_tpu.data.dataset_config import DatasetConfig
+from mt0_tpu.decode_config import DecodeConfig
 from mt0_tpu.errors import UserError
 from mt0_tpu.formats import placing
+from mt0_tpu.infer_eval import InferEval, write_run_file
 from mt0_tpu.models.t5 import T5, T5Config
 from mt0_tpu.optimizers import Adafactor, AdamW
 from mt0_tpu.partitioning import MeshConfig
@@ -60,6 +62,10 @@ def train(
     checkpoint: CheckpointConfig = CheckpointConfig(),
     eval_period: int = 1000,
     eval_steps: int = 20,
+    infer_eval_dataset: DatasetConfig | None = None,
+    infer_eval_period: int | None = None,
+    infer_eval_num_examples: int | None = None,
+    infer_eval_decode: DecodeConfig = DecodeConfig(),
     log_every_steps: int = 100,
     random_seed: int = 0,
     config_text: str = "",
@@ -74,6 +80,8 @@ def train(
       from_scratch: allows drawing parameters where there is nothing to start from.
       num_microbatches: pieces a batch is cut into; None, 0 and 1 mean one.
       eval_period, eval_steps: teacher-forced evaluation: every so many steps, batches each.
+      infer_eval_dataset: evaluated as `mt0 eval` does (ranking, predictions), every
+        infer_eval_period steps (None: eval_period), at most infer_eval_num_examples of each task.
       log_every_steps: steps that one line of metrics.jsonl covers.
       config_text: what config.gin shall say.
 
@@ -92,6 +100,7 @@ def train(
     partitioning.check_batch_size(train_dataset.batch_size, device_mesh, microbatches)
     # Last of the checks: a checkpoint in a bucket is fetched here.
     start = checkpoints.find_start(model_dir, initial_checkpoint_path, from_scratch)
+    checkpoints.check_total_steps(start, total_steps, relative_steps)
     network = T5(model)
     shapes, axes = train_state.abstract_state(network, optimizer)
     checkpoints.check_model_dir(model_dir, checkpoints.state_bytes(shapes))
@@ -105,6 +114,13 @@ def train(
     for opened in (sources, eval_sources):
         if opened is not None:
             batches.check_vocabulary(opened, model.vocab_size)
+
+    infer_eval = None
+    if infer_eval_dataset:
+        infer_eval = InferEval(
+            model_dir, infer_eval_dataset, model, device_mesh, infer_eval_period or eval_period,
+            infer_eval_num_examples, infer_eval_decode, say,
+        )  # fmt: skip
 
     # State: the start rule has decided; what happens to the optimizer state is said aloud.
     where = partitioning.shardings(axes, shapes, device_mesh)
@@ -128,6 +144,7 @@ def train(
         return TrainSummary(model_dir, step, {}, time.monotonic() - began)
     if leader:
         _write_run_files(model_dir, config_text, shapes, axes, where, step)
+        write_run_file(model_dir, step, final_step)
 
     # Compilation: ahead of time, then all hosts meet before the first collective.
     compile_began = time.monotonic()
@@ -177,7 +194,8 @@ def train(
         logs_now = step % log_every_steps == 0 or step == final_step
         saves_now = step % checkpoint.save_every_steps == 0 or step == final_step
         evals_now = run_eval is not None and (step % eval_period == 0 or step == final_step)
-        if logs_now or saves_now or evals_now:
+        scores_now = infer_eval is not None and infer_eval.is_due(step, final_step)
+        if logs_now or saves_now or evals_now or scores_now:
             log.add(*pending, model_dir)
             pending = None
 
@@ -222,9 +240,13 @@ def train(
                 "base_step": base_step,
             }
             checkpointer.save(state, position, eval_metrics)
+        if scores_now:  # after the save: a mistake in a metric costs no step
+            infer_eval.run(state.params, step)
 
     checkpointer.close()
     loader.close()
+    if infer_eval:
+        infer_eval.close()
     if writer:
         writer.close()
     line.say(f"done: step {step} in {progress.duration(time.monotonic() - began)}; {model_dir}")

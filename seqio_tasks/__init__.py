@@ -11,29 +11,33 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
+# Rooms whose `ensure(name)` registers what a name asks for. The last refuses an unknown 'eval_…'.
+_BY_NAME = ("xp3_tasks", "generation", "humaneval", "evaluation")
+
 
 def load(module: str | None = None, names: Iterable[str] = ()) -> ModuleType:
     """Registers the embedded mini-xP3 tasks, those of the user's module, and what names ask for.
 
     Args:
       module: a dotted module name, or the path of a `.py` file.
-      names: tasks or mixtures; those of the xP3 family are registered by name, as each is worth
-        a listing of its files.
+      names: tasks or mixtures; those of the xP3 family and of the paper's evaluation are
+        registered by name, as each is worth a look at its files or prompts.
 
     Returns:
       The user's module, else `seqio_tasks.mini`. A second call registers nothing twice.
 
     Raises:
-      ValueError: the module cannot be found, or a name of the xP3 family stands for nothing.
+      ValueError: the module cannot be found, or a name of such a family stands for nothing.
     """
     import_tensorflow()
     mini = importlib.import_module("seqio_tasks.mini")
     loaded = _load_module(module) if module else mini
     names = list(names)
     if names:
-        xp3_tasks = importlib.import_module("seqio_tasks.xp3_tasks")
+        rooms = [importlib.import_module(f"seqio_tasks.{room}") for room in _BY_NAME]
         for name in names:
-            xp3_tasks.ensure(name)
+            for room in rooms:
+                room.ensure(name)
     return loaded
 
 

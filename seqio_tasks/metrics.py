@@ -1,9 +1,20 @@
-"""Metrics in the form SeqIO asks of a `metric_fn`: (targets, predictions) or (targets, scores)."""
+"""Metrics in the form SeqIO asks of a `metric_fn`: (targets, predictions) or (targets, scores).
+
+Those of generated text and of generated code have files of their own and can be had from here.
+"""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+
+from seqio_tasks.code_metrics import pass_at_k
+from seqio_tasks.generation_metrics import bleu, bleu_for, chrf, over_prompts, rouge
+
+__all__ = [
+    "best_choice", "bleu", "bleu_for", "chance", "chrf", "exact_match", "majority", "normalized",
+    "normalized_match", "over_prompts", "pass_at_k", "rank_accuracy", "rouge",
+]  # fmt: skip
 
 
 def normalized(text: str) -> str:

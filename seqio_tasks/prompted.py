@@ -29,7 +29,6 @@ from seqio_tasks.raw_rows import RawSplit
 from seqio_tasks.sources import PythonDataSource
 
 Rows = Mapping[str, "RawSplit | Callable[[], Iterable[dict[str, Any]]]"]
-_NOT_A_CHOICE = "answer_not_among_choices"
 
 
 def _listed(templates: Any) -> tuple[Template, ...]:
@@ -118,26 +117,36 @@ class PromptedDataSource(PythonDataSource):
             self._tally.bad += self.dropped.get(split, Counter()).total()
 
     def _make(self, split: str) -> Iterator[dict[str, Any]]:
-        rows, dropped = self._rows[split], Counter()
+        dropped = Counter()
+        for number, row, template in self._pairs(self._rows[split]):
+            seed = f"{self._seed} {template.name} {number}"
+            try:
+                yield self._example(template, row, seed)
+            except Unprompted as left_out:
+                if self._errors == "stop":
+                    where = f"Split '{split}', row {number}"
+                    told = f"{where}: {left_out} (prompt '{template.name}')."
+                    raise ValueError(told) from None
+                dropped[left_out.reason] += 1
+        self.dropped[split] = dropped
+
+    def _pairs(self, rows: Any) -> Iterator[tuple[int, dict[str, Any], Template]]:
+        """Every row with its number under every template, in the order of the examples."""
         for template in self._templates:
             found = rows.rows() if isinstance(rows, RawSplit) else rows()
-            for number, row in enumerate(found):
-                seed = f"{self._seed} {template.name} {number}"
-                try:
-                    yield self._example(template, row, seed)
-                except Unprompted as left_out:
-                    if self._errors == "stop":
-                        raise ValueError(f"Split '{split}', row {number}: {left_out}.") from None
-                    dropped[left_out.reason] += 1
-        self.dropped[split] = dropped
+            yield from ((number, row, template) for number, row in enumerate(found))
 
     def _example(self, template: Template, row: Mapping[str, Any], seed: str) -> dict[str, Any]:
         inputs, target = template.pair(row, seed=seed, **self._options)
         if not self._rank:
             return {"inputs": inputs, "targets": target}
         choices = template.choices(row, f"{seed} choices")
+        if len(choices) < 2:
+            raise Unprompted("one_choice", f"{choices}")
+        if "" in choices:
+            raise Unprompted("empty_choice", f"{choices}")
         if target not in choices:
-            raise Unprompted(_NOT_A_CHOICE, f"'{target}' of {choices}")
+            raise Unprompted("answer_not_among_choices", f"'{target}' of {choices}")
         return {
             "inputs": inputs,
             "choices": choices,

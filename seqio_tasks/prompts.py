@@ -35,6 +35,8 @@ DROPPED = {
     "empty_target": "nothing after the |||",
     "render_error": "the template failed on the row",
     "answer_not_among_choices": "what the template prints behind its ||| is none of its choices",
+    "one_choice": "there is one answer to choose from",
+    "empty_choice": "an answer to choose from is empty",
 }
 
 

@@ -8,9 +8,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from seqio_tasks import xp3_names, xp3_tables
+from seqio_tasks import evaluation_tables, xp3_names, xp3_tables
 
-KEYS = ("collection", "language", "cluster", "dataset", "config", "prompt", "source_split")
+# The last two are for whoever evaluates: the metric runs predicted code; fields of DecodeConfig.
+KEYS = (
+    "collection", "language", "cluster", "dataset", "config", "prompt", "source_split",
+    "executes_code", "decode",
+)  # fmt: skip
 _MINI = re.compile(r"mini_(?:eval_)?(?P<cluster>[a-z_]+)_(?P<language>[a-z]{2,3})")
 
 _registered: dict[str, dict[str, Any]] = {}
@@ -40,6 +44,8 @@ def _by_name(name: str) -> dict[str, Any]:
         return {"collection": "mini", **mini.groupdict()}
     if name.startswith("mini_"):
         return {"collection": "mini"}
+    if name.startswith(evaluation_tables.PREFIX):
+        return evaluation_tables.facts_of(name)
     collection, rest = xp3_names.collection_of(name)
     if not collection:
         return {}

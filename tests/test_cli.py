@@ -1,5 +1,6 @@
 """The `mt0` command: its words, its exit codes, what it imports."""
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,8 @@ def test_unquoted_text_exits_2_through_the_module():
         (["train", "--gin_file=x.gin", "--seed=3"], "--gin.RANDOM_SEED"),
         (["train", "--seed=three"], "--seed: invalid int value: 'three'"),
         (["eval"], "--gin_file=runs/eval.gin"),
+        (["infer", "--interactive"], "--gin_file=runs/infer.gin"),
+        (["infer", "--interactiv"], "Did you mean '--interactive'?"),
         (["study", "--seeds=1,x"], "--seeds=0,1,2"),
         (["cache", "--cache_dir=c"], "--mixture"),
         (["tasks", "shw"], "invalid choice: 'shw'"),
@@ -122,6 +125,25 @@ def test_dry_run_touches_no_device():
         [sys.executable, "-c", probe], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_prompt_gets_what_it_takes(monkeypatch):
+    from mt0_tpu import interactive
+
+    called = {}
+    monkeypatch.setattr(interactive, "interact", _noted(interactive.interact, called))
+    line = ["infer", "--interactive", "--gin_file=recipes/mini_infer.gin"]
+    assert cli.main([*line, "--gin.CHECKPOINT_PATH='runs/x'"]) == 0
+    assert (called["checkpoint_path"], called["vocabulary"]) == ("runs/x", "mini")
+    assert "infer_output_dir" not in called and "params" not in called
+
+
+def _noted(function, called):
+    @functools.wraps(function)
+    def stand_in(**arguments):
+        called.update(arguments)
+
+    return stand_in
 
 
 def test_cache_hands_its_flags_on(monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from mt0_tpu.models.names import unstack
 from mt0_tpu.schedules import LearningRate
 from mt0_tpu.train import train
 from tests import tiny_run
+from tests.formats.t5x_plain import assert_same, read_legacy, read_orbax
 from tests.tiny import TINY
 
 LEGACY = "t5_tiny/ckpt_legacy_float32/checkpoint_1000003"
@@ -46,6 +48,26 @@ def test_every_kind_into_every_other(golden, tmp_path, source, to):
     same(contents(tmp_path / "there", state=False), contents(golden / source, state=False))
 
 
+@pytest.mark.parametrize("layout, read", [(None, read_legacy), ("orbax", read_orbax)])
+@pytest.mark.parametrize("source, expect", [(LEGACY, read_legacy), (SOURCES[1], read_orbax)])
+def test_both_layouts_of_t5x_by_other_readers(golden, tmp_path, layout, read, source, expect):
+    there = tmp_path / "checkpoint_1000003"
+    convert(
+        str(golden / source), str(there), "t5x", t5x_layout=layout, with_state=True,
+        say=lambda text: None,
+    )  # fmt: skip
+    assert_same(read(there), expect(golden / source))
+
+
+def test_a_run_of_ours_in_t5xs_orbax_form(golden, tmp_path):
+    convert(str(golden / LEGACY), str(tmp_path / "run"), "orbax", say=lambda text: None)
+    arguments = ["--to=t5x", "--t5x_layout=orbax"]
+    assert cli.main(["convert", str(tmp_path / "run"), str(tmp_path / "t5x"), *arguments]) == 0
+    expected = read_legacy(golden / LEGACY)
+    kept = {n: x for n, x in expected.items() if n.startswith("target.") or n == "state.step"}
+    assert_same(read_orbax(tmp_path / "t5x"), kept)
+
+
 @pytest.mark.parametrize("to", ["orbax", "t5x"])
 @pytest.mark.parametrize("source", [LEGACY, "t5_factored/checkpoint_2"])
 def test_the_optimizer_goes_along(golden, tmp_path, source, to):
@@ -61,7 +83,7 @@ def test_evaluation_reads_them_all(golden, source):
     same({n: np.asarray(a) for n, a in params.items()}, contents(golden / source, state=False))
 
 
-def started(golden, tmp_path, source, steps, model=TINY, **changes):
+def started(golden, tmp_path, source, steps, model=TINY, total_steps=0, **changes):
     cache = tmp_path / "cache"
     if not cache.exists():
         tiny_run.write_tiny_cache(cache)
@@ -69,7 +91,7 @@ def started(golden, tmp_path, source, steps, model=TINY, **changes):
         model_dir=str(tmp_path / "run"),
         model=dataclasses.replace(model, dropout_rate=0.0),
         train_dataset=tiny_run.dataset(str(cache)),
-        total_steps=0,
+        total_steps=total_steps,
         relative_steps=steps,
         initial_checkpoint_path=str(golden / source),
         loss=LossConfig(loss_normalizing_factor="AVERAGE_PER_SEQUENCE"),
@@ -92,6 +114,7 @@ def test_a_run_starts_from_them_all(golden, tmp_path, source, capsys):
         np.testing.assert_allclose(array, begin[name], rtol=0, atol=1e-7, err_msg=name)
     second = contents(tmp_path / "run")["encoder.encoder_norm.scale.v"]
     if source.endswith("hf"):
+        assert "(Hugging Face, which names no step: counted as 0)" in said
         assert "optimizer state afresh, since it holds none" in said
     else:
         assert "Adafactor's statistics" in said
@@ -111,6 +134,12 @@ def test_a_converted_run_starts_another_but_goes_not_on(golden, tmp_path, capsys
         started(tmp_path, tmp_path, ".", 1)
 
 
+def test_t5xs_count_of_steps_is_refused_where_the_start_names_none(golden, tmp_path):
+    with pytest.raises(UserError, match="1,007,000, and .*hf names no step.*RELATIVE = 7000 for"):
+        started(golden, tmp_path, "t5_tiny/hf", None, total_steps=1_007_000)
+    assert not (tmp_path / "run").exists()
+
+
 def test_another_size_is_refused_with_its_tensors(golden, tmp_path):
     wider = dataclasses.replace(TINY, mlp_dim=256)
     with pytest.raises(UserError, match=r"does not fit the model: .*mlp.*expected \(64, 256\)"):
@@ -123,6 +152,8 @@ def test_another_size_is_refused_with_its_tensors(golden, tmp_path):
         (["--to=t5"], "--to is 't5'.*Did you mean 't5x'"),
         (["--to=hf", "--with_state"], "holds no optimizer state; leave --with_state out"),
         (["--to=orbax", "--with_state"], "holds no optimizer state"),
+        (["--to=t5x", "--t5x_layout=orbx"], "--t5x_layout is 'orbx'.*Did you mean 'orbax'"),
+        (["--to=hf", "--t5x_layout=orbax"], "--t5x_layout is for --to t5x, not --to hf"),
         (["--to=orbax", "--dtype=float16"], "--dtype is 'float16'; write one of float32"),
     ],
 )
@@ -138,3 +169,51 @@ def test_nothing_is_overwritten(golden, tmp_path):
     (tmp_path / "there").mkdir()
     with pytest.raises(UserError, match="there exists; name another folder, or write --overwrite"):
         convert(str(golden / "t5_tiny/hf"), str(tmp_path / "there"), "t5x")
+
+
+def test_an_address_is_no_destination(golden, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="gs://b/x is no local folder; convert into one"):
+        convert(str(golden / LEGACY), "gs://b/x", "t5x")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("part", [".", "checkpoints", "checkpoints/1000003"])
+def test_what_is_read_is_not_replaced(golden, tmp_path, part):
+    there = tmp_path / "run"
+    convert(str(golden / LEGACY), str(there), "orbax", with_state=True, say=lambda text: None)
+    with pytest.raises(UserError, match="holds the checkpoint that is read"):
+        convert(str(there), str(there / part), "orbax", overwrite=True)
+    same(contents(there), contents(golden / LEGACY))
+    convert(str(there), str(there / "hf"), "hf", say=lambda text: None)
+    same(contents(there / "hf"), contents(golden / LEGACY, state=False))
+
+
+def test_the_vocabulary_of_the_environment_is_the_tokenizers(golden, tmp_path, shared, monkeypatch):
+    monkeypatch.setenv("MT0_VOCABULARY", str(shared / "vocab" / "mt5" / "spiece.model"))
+    convert(str(golden / LEGACY), str(tmp_path / "there"), "t5x", say=lambda text: None)
+    with pytest.raises(UserError, match="250,100 ids and the embedding 512 rows"):
+        convert(str(golden / LEGACY), str(tmp_path / "hf"), "hf", say=lambda text: None)
+
+
+def test_neither_a_run_nor_an_evaluation_starts_from_nan(golden, tmp_path):
+    shutil.copytree(golden / "t5_tiny/hf", tmp_path / "hf", copy_function=shutil.copyfile)
+    for path in (tmp_path / "hf", tmp_path / "hf/model.safetensors"):
+        path.chmod(0o755)
+    file = tmp_path / "hf/model.safetensors"
+    file.write_bytes(file.read_bytes()[:-4] + np.float32(np.nan).tobytes())
+    with pytest.raises(UserError, match="1 of .* values of .* are NaN or infinite"):
+        started(tmp_path, tmp_path, "hf", 1)
+    with pytest.raises(UserError, match="1 of .* values of .* are NaN or infinite"):
+        checkpoints.restore_params(str(tmp_path / "hf"), TINY)
+
+
+@pytest.mark.parametrize("lost", ["_METADATA", "manifest.ocdbt"])
+def test_a_run_that_is_not_whole_starts_none(golden, tmp_path, lost):
+    there = tmp_path / "there"
+    convert(str(golden / LEGACY), str(there), "orbax", say=lambda text: None)
+    (there / "checkpoints/1000003/state" / lost).unlink()
+    with pytest.raises(UserError, match=f"is not whole: it has no state/{lost}"):
+        started(there, tmp_path, ".", 1)
+    with pytest.raises(UserError, match=f"is not whole: it has no state/{lost}"):
+        checkpoints.restore_params(str(there), TINY)

@@ -1,10 +1,11 @@
-"""Greedy decoding against T5X's ids."""
+"""Greedy decoding and sampling against T5X's ids and scores; the engine's parts."""
 
 import jax
 import numpy as np
 import pytest
 
 from mt0_tpu import decoding, partitioning, train_state
+from mt0_tpu.decode_config import DecodeConfig
 from mt0_tpu.errors import UserError
 from mt0_tpu.models.t5 import T5
 from tests.tiny import TINY, load_batch, load_params
@@ -40,6 +41,38 @@ def test_golden_ids_on_a_mesh(params, tokens, wanted):
     np.testing.assert_array_equal(ids, wanted)
 
 
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("temperature0", {"temperature": 0.0}),
+        ("temperature0_topk1", {"temperature": 0.0, "top_k": 1}),
+        ("temperature0_raw", {"temperature": 0.0, "rescale_log_probs": False}),
+        ("topk1_temperature1", {"top_k": 1}),
+        ("topk1_temperature1_raw", {"top_k": 1, "rescale_log_probs": False}),
+    ],
+)
+def test_golden_temperature_runs(params, tokens, golden, name, fields):
+    engine = decoding.engine(TINY, DecodeConfig("sample", **fields), 24)
+    state = engine.prefill(params, tokens, np.arange(8, dtype=np.int32), 0)
+    _, report = engine.run(params, state, 8)
+    with np.load(golden / "t5_tiny" / "decodes.npz") as archive:
+        np.testing.assert_array_equal(report.ids_BNS, archive[f"{name}.ids"])
+        np.testing.assert_allclose(report.scores_BN, archive[f"{name}.scores"], atol=1e-3)
+
+
+def test_run_stops_when_enough_have_ended_and_goes_on(params, tokens, wanted):
+    engine = decoding.engine(TINY, DecodeConfig(), 24)
+    state = engine.prefill(params, tokens, np.arange(8, dtype=np.int32), 0)
+    state, report = engine.run(params, state, 2)
+    # Rows 6 and 7 end first, after 4 and 6 tokens.
+    assert np.flatnonzero(report.ended_B).tolist() == [6, 7]
+    assert np.asarray(state.position_B).tolist() == [6] * 6 + [4, 6]
+    state, _ = engine.run(params, engine.widen(engine.select(state, [5, 9, 0]), 40), 1)
+    assert np.asarray(state.ended_B).tolist() == [False, True, False]
+    _, report = engine.run(params, state, 3)
+    np.testing.assert_array_equal(report.ids_BNS[::2, 0], wanted[[5, 0]])
+
+
 def test_padding_in_rows_and_columns_changes_nothing(params, tokens, wanted):
     rows, length = tokens.shape
     padded = np.zeros((rows + 2, length + 7), np.int32)
@@ -57,5 +90,7 @@ def test_a_shorter_limit_cuts_the_same_ids(params, tokens, wanted):
 def test_refusals(params, tokens):
     with pytest.raises(UserError, match="max_decode_len is 0"):
         decoding.greedy_decode(params, TINY, tokens, 0)
+    with pytest.raises(UserError, match="max_decode_len is True"):
+        decoding.greedy_decode(params, TINY, tokens, True)
     with pytest.raises(UserError, match=r"takes \[rows, length\]"):
         decoding.greedy_decode(params, TINY, tokens[0], 4)

@@ -1,8 +1,10 @@
 """The evaluation job over a small cache: files, aggregation, refusals."""
 
 import dataclasses
+import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mt0_tpu import checkpoints, evaluate, rank_results
+from mt0_tpu import checkpoints, evaluate, evaluator, rank_results
 from mt0_tpu.data.indexed import IndexedWriter
 from mt0_tpu.data.sources import INFO_VERSION
 from mt0_tpu.errors import UserError
 from mt0_tpu.partitioning import MeshConfig
+from mt0_tpu.rank_tasks import RankTask
 from mt0_tpu.train_state import TrainState
 from tests.tiny import TINY, load_params
 
@@ -106,7 +109,8 @@ def test_files_and_numbers(job, rank, tmp_path, capsys):
     chances = [1 / len(example["choices"]) for example in rank[::2]]
     answers = [example["argmax"] for example in rank[::2]]
     assert first == {
-        "task": "quiz_en", "cluster": "quiz", "language": "en", "prompt": "p0",
+        "task": "quiz_en", "cluster": "quiz", "dataset": "quiz", "language": "en",
+        "prompt_language": "", "prompt": "p0",
         "num_examples": 10, "accuracy": 1.0, "chance": pytest.approx(np.mean(chances)),
         "majority": np.bincount(answers).max() / 10, "held_out_cluster": False,
         "seen_language": True, "step": 7,
@@ -130,12 +134,12 @@ def test_files_and_numbers(job, rank, tmp_path, capsys):
 
 def test_inference_files(job, rank, tmp_path):
     job(vocabulary="byt5", mesh=MeshConfig(data=2, fsdp=2, tensor=2))
-    (line, *_), text = read(tmp_path / "eval" / "inference_eval" / "quiz_en-7.jsonl"), rank[0]
+    (line, *_), text = read(tmp_path / "eval" / "inference_eval" / "quiz_en-000007.jsonl"), rank[0]
     np.testing.assert_allclose(line["scores"], text["scores_t5x"], atol=1e-4)
     assert (line["prediction"], line["answer"]) == (text["argmax"], text["argmax"])
     assert isinstance(line["inputs"], str) and len(line["choices"]) == len(text["choices"])
     job(step=8)
-    (line, *_) = read(tmp_path / "eval" / "inference_eval" / "quiz_en-8.jsonl")
+    (line, *_) = read(tmp_path / "eval" / "inference_eval" / "quiz_en-000008.jsonl")
     assert line["inputs"] == text["inputs"] and line["choices"] == text["choices"]
 
 
@@ -177,7 +181,7 @@ def test_a_checkpoint_of_a_run(job, golden, tmp_path):
     # The latest, all zero: every choice of n tokens scores n * -log 512, the shortest wins.
     latest = job(**run | {"step": None})
     assert latest["step"] == 9
-    (line, *_) = read(tmp_path / "eval" / "inference_eval" / "quiz_en-9.jsonl")
+    (line, *_) = read(tmp_path / "eval" / "inference_eval" / "quiz_en-000009.jsonl")
     lengths = [len(choice) for choice in line["choices"]]
     np.testing.assert_allclose(line["scores"], -np.log(512) * np.array(lengths), atol=1e-3)
 
@@ -210,6 +214,18 @@ def test_a_vocabulary_larger_than_the_table_is_refused(job, cache, tmp_path, ran
         job(model=dataclasses.replace(TINY, vocab_size=100))
 
 
+def test_lines_are_readable_in_the_vocabulary_of_the_environment(monkeypatch):
+    mini = evaluator.mini_model()
+    digest = hashlib.sha256(mini.read_bytes()).hexdigest()
+    made_with_it = RankTask("quiz", [], np.empty(0, np.int32), [], {"fingerprint": [digest]})
+    monkeypatch.setattr(evaluator, "mini_model", lambda: Path("nowhere"))
+    monkeypatch.setenv("MT0_VOCABULARY", str(mini))
+    words = evaluator._vocabulary_of(made_with_it, None)
+    assert words.decode(words.encode("Kenya")) == "Kenya"
+    made_with_another = dataclasses.replace(made_with_it, info={"fingerprint": ["ef78f8"]})
+    assert evaluator._vocabulary_of(made_with_another, None) is None
+
+
 def test_a_finished_cache_needs_no_tensorflow(cache, tmp_path):
     code = f"""
 import sys
@@ -222,6 +238,37 @@ assert not {{"tensorflow", "seqio"}} & set(sys.modules)
     root = Path(__file__).resolve().parent.parent
     environment = {**os.environ, "PYTHONPATH": str(root), "XLA_FLAGS": ""}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_and_infer_as_one(cache, tmp_path):
+    inputs = tmp_path / "asked.jsonl"
+    lines = [{"inputs": f"question {n}", "choices": ["yes", "no, not"]} for n in range(7)]
+    inputs.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    root = Path(__file__).resolve().parent.parent
+
+    def child(out, more):
+        command = [sys.executable, "-m", "tests.eval_pair", str(tmp_path / out), str(cache)]
+        environment = {**os.environ, "XLA_FLAGS": "", **more}
+        return subprocess.Popen([*command, str(inputs)], cwd=root, env=environment)
+
+    pair = {"MT0_COORDINATOR": f"127.0.0.1:{port}", "MT0_NUM_PROCESSES": "2"}
+    children = [child("pair", pair | {"MT0_PROCESS_ID": str(number)}) for number in range(2)]
+    assert [one.wait(timeout=600) for one in children] == [0, 0]
+    assert child("alone", {}).wait(timeout=600) == 0
+    names = sorted(p.relative_to(tmp_path / "alone") for p in (tmp_path / "alone").rglob("*.jsonl"))
+    assert len(names) == 9
+    for name in names:
+        for one, other in zip(
+            read(tmp_path / "pair" / name), read(tmp_path / "alone" / name), strict=True
+        ):
+            assert one.keys() == other.keys()
+            scores = [line.pop("scores", 0.0) for line in (one, other)]
+            np.testing.assert_allclose(*scores, atol=1e-4)
+            assert one == other
 
 
 def test_median_over_prompts_then_mean_over_languages():

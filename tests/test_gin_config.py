@@ -159,6 +159,57 @@ def test_run_hands_over_the_arguments_and_the_text(monkeypatch):
     assert called == resolved.arguments
 
 
+EVAL = [
+    "--gin_file=models/mt5/tiny.gin", "--gin_file=runs/eval.gin", "--gin.CHECKPOINT_PATH='runs/y'",
+    "--gin.MIXTURE_OR_TASK_NAME='mini_eval'", "--gin.EVAL_OUTPUT_DIR='runs/e'",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("binding", "value", "name"),
+    [
+        ("CHECKPOINTS='follow'", "follow", "checkpoints"),
+        ("utils.RestoreCheckpointConfig.mode='all'", "all", "checkpoints"),
+        ("seqio.Evaluator.num_examples=5", 5, "num_examples"),
+        ("EVALUATOR_NUM_EXAMPLES=5", 5, "num_examples"),
+        ("seqio.JSONLogger.write_n_results=5", 5, "write_n_results"),
+        ("JSON_WRITE_N_RESULTS=0", 0, "write_n_results"),
+        (
+            "models.EncoderDecoderModel.predict_batch_with_aux.return_all_decodes=True",
+            True,
+            "return_all_decodes",
+        ),
+    ],
+)
+def test_t5x_spellings_of_evaluation(binding, value, name):
+    assert gin_config.parse([*EVAL, f"--gin.{binding}"], "eval").arguments[name] == value
+
+
+@pytest.mark.parametrize("prefix", ["DecodeConfig", "decoding.temperature_sample"])
+def test_decoding_is_configured(prefix):
+    from mt0_tpu.decode_config import DecodeConfig
+
+    k = "topk" if prefix.startswith("decoding") else "top_k"
+    flags = ["--gin.DecodeConfig.method='sample'", f"--gin.{prefix}.{k}=3"]
+    flags.append("--gin.models.EncoderDecoderModel.predict_batch_with_aux.num_decodes=2")
+    resolved = gin_config.parse([*EVAL, *flags], "eval")
+    assert resolved.arguments["decode"] == DecodeConfig("sample", num_decodes=2, top_k=3)
+    with pytest.raises(UserError, match="DecodeConfig: DecodeConfig.method is 'bean'.*'beam'"):
+        gin_config.parse([*EVAL, "--gin.DecodeConfig.method='bean'"], "eval")
+
+
+def test_evaluation_during_training():
+    assert train()["infer_eval_dataset"] is None
+    arguments = train(
+        "--gin.train.infer_eval_dataset_cfg=@infer_eval/utils.DatasetConfig()",
+        "--gin.infer_eval/utils.DatasetConfig.mixture_or_task_name='mini_eval'",
+        "--gin.EVALUATOR_NUM_EXAMPLES=7",
+    )
+    dataset = arguments["infer_eval_dataset"]
+    assert (dataset.mixture_or_task_name, dataset.split) == ("mini_eval", "validation")
+    assert dataset.task_feature_lengths is None and arguments["infer_eval_num_examples"] == 7
+
+
 # What is refused: gin's own errors, in a sentence.
 
 

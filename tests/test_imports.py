@@ -19,16 +19,18 @@ SEQIO_MAY = {
     "mt0_tpu/data/providers.py",
     "mt0_tpu/data/task_definition.py",
     "mt0_tpu/data/tokenizing.py",
-    "mt0_tpu/evaluate.py",
+    "mt0_tpu/eval_tasks.py",
     "mt0_tpu/formats/mesh_tf.py",
+    # Names and tables alone.
+    "mt0_tpu/formats/run_record.py",
     "mt0_tpu/tasks/fetch.py",
     "mt0_tpu/tasks/evaluation_names.py",
-    "mt0_tpu/infer.py",
     "mt0_tpu/rank_tasks.py",
     "mt0_tpu/tasks/task_check.py",
     "mt0_tpu/tasks/task_examples.py",
     "mt0_tpu/tasks/task_listing.py",
     "mt0_tpu/tasks/task_texts.py",
+    "mt0_tpu/text_tasks.py",
 }
 GIN_MAY = {"mt0_tpu/gin_config.py", "mt0_tpu/cli.py"}
 HEAVY = {"seqio", "tensorflow", "tensorflow_datasets", "tensorflow_text", "t5"}

@@ -14,7 +14,9 @@ SIZES = ("tiny", "mini", "small", "base", "large", "xl", "xxl")
 PUBLISHED = ["small", "base", "large", "xl", "xxl", "xxl_mt", "xxl_p3"]
 RECIPES = sorted(path.name for path in (GIN / "recipes").glob("*.gin"))
 TRAINING_RECIPES = [name for name in RECIPES if name not in ("mini_eval.gin", "mini_infer.gin")]
-JOB_OF_RUN = {"pretrain": "train", "finetune": "train", "eval": "eval", "infer": "infer"}
+JOB_OF_RUN = {
+    "pretrain": "train", "finetune": "train", "eval": "eval", "mt0_eval": "eval", "infer": "infer",
+}  # fmt: skip
 # One value for every macro that the run files leave to the user.
 GIVEN = {
     "MODEL_DIR": "'runs/x'",

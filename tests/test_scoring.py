@@ -9,6 +9,7 @@ import pytest
 from mt0_tpu import choice_packing, partitioning, scoring, train_state
 from mt0_tpu.errors import UserError
 from mt0_tpu.models.t5 import T5
+from mt0_tpu.predict import predict
 from tests.tiny import TINY, load_params
 
 
@@ -140,3 +141,26 @@ def test_answers_and_ties():
     assert scoring.predictions(scores, [0, 2]).tolist() == [1, 0]
     with pytest.raises(UserError, match="the answer is 2, but its 2 choices"):
         scoring.predictions(scores, [2, 0])
+
+
+@pytest.mark.parametrize("meshed", [False, True])
+def test_scores_and_greedy_paths(params, rank, meshed):
+    """The scores of score_choices; greedy is what decoding gives, and its beginnings."""
+    mesh, placed = None, params
+    if meshed:
+        mesh = partitioning.make_mesh(partitioning.MeshConfig(data=4, tensor=2))
+        axes = train_state.parameter_axes(T5(TINY))
+        placed = jax.device_put(params, partitioning.shardings(axes, params, mesh))
+    inputs = [example["inputs"] for example in rank[:10]]
+    paths = [one.ids[0] for one in predict(params, TINY, inputs, max_decode_len=6)]
+    examples, wanted = [], []
+    for ids, path in zip(inputs, paths, strict=True):
+        other = [*path[:-1], path[-1] % 500 + 2]
+        # A beginning that another choice shares, where that one is greedy and where it is not.
+        examples.append((ids, [other, path, path[:1], [*path, 3]]))
+        wanted.append([False, True, True, False])
+    found = scoring.score_and_compare(placed, TINY, examples, batch_size=8, mesh=mesh)
+    assert [greedy.tolist() for _, greedy in found] == wanted
+    scores = scoring.score_choices(params, TINY, examples)
+    for (own, _), row in zip(found, scores, strict=True):
+        np.testing.assert_allclose(own, row, atol=1e-4)

@@ -175,6 +175,7 @@ def _why_not_cached(
             return True, f"split '{split}' of task '{entry['name']}' is not cached in {root}"
     changed = definition_files.changed(mixture.get("definition_files", {}), module)
     changed += definition_files.changed_data(mixture.get("data_files", {}))
+    changed += definition_files.changed_environment(mixture.get("environment", {}))
     if changed:
         return False, f"{', '.join(changed)} changed since '{name}' was cached"
     return None
@@ -308,6 +309,7 @@ def _write_mixture(root, name, provider, tasks, module) -> None:
         "module": module,
         "definition_files": definition_files.of_tasks(provider, tasks, module),
         "data_files": definition_files.data_files(tasks),
+        "environment": definition_files.environment(tasks),
     }
     write_json(mixture_file(root, name), content)
 

@@ -19,7 +19,8 @@ class DatasetConfig:
 
     Attributes:
         mixture_or_task_name: a SeqIO Task or Mixture.
-        task_feature_lengths: tokens in a row's inputs and targets, final EOS included.
+        task_feature_lengths: tokens in a row's inputs and targets, final EOS included; None, which
+            cuts nothing, only where a job takes no rows of it (T5X's infer_eval).
         split: the split to read.
         batch_size: rows in a batch, over all hosts.
         pack: several examples in a row, told apart by segment ids.
@@ -35,7 +36,7 @@ class DatasetConfig:
     """
 
     mixture_or_task_name: str
-    task_feature_lengths: Mapping[str, int]
+    task_feature_lengths: Mapping[str, int] | None
     split: str = "train"
     batch_size: int = 128
     pack: bool = True
@@ -72,6 +73,8 @@ class DatasetConfig:
     def _check_lengths(self):
         lengths = self.task_feature_lengths
         example = "{'inputs': 1024, 'targets': 256}"
+        if lengths is None:
+            return
         if not isinstance(lengths, Mapping):
             raise UserError(f"task_feature_lengths is {lengths!r}; write {example}")
         for name, value in lengths.items():
@@ -89,11 +92,19 @@ class DatasetConfig:
 
     @property
     def inputs_length(self) -> int:
-        return self.task_feature_lengths["inputs"]
+        return self._length("inputs")
 
     @property
     def targets_length(self) -> int:
-        return self.task_feature_lengths["targets"]
+        return self._length("targets")
+
+    def _length(self, name: str) -> int:
+        if self.task_feature_lengths is None:
+            raise UserError(
+                "task_feature_lengths is None, and rows have a length; write TASK_FEATURE_LENGTHS "
+                "= {'inputs': 1024, 'targets': 256}"
+            )
+        return self.task_feature_lengths[name]
 
     @property
     def cache_path(self) -> Path:

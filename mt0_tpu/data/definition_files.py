@@ -19,12 +19,18 @@ from typing import Any
 from mt0_tpu.data.task_definition import name_of
 
 _MOST_DATA_FILES = 20_000
+# Rooms that score what a model writes; no example depends on them.
+_SCORING = {
+    f"seqio_tasks.{room}"
+    for room in ("code_execution", "code_isolation", "code_metrics", "generation_metrics")
+}
 
 
 def of_tasks(provider: Any, tasks: Sequence[Any], module: str | None) -> dict[str, str]:
     """Returns {module: sha256} of the loaded files of every package that takes part in a mixture.
 
-    Packages that only come installed (SeqIO, TensorFlow) are left out; seqio_tasks never is.
+    Packages that only come installed (SeqIO, TensorFlow) are left out; seqio_tasks never is, but
+    for its rooms of metrics alone.
     """
     packages = {"seqio_tasks"}
     if module:
@@ -37,6 +43,8 @@ def of_tasks(provider: Any, tasks: Sequence[Any], module: str | None) -> dict[st
     found = {}
     for name, loaded in list(sys.modules.items()):
         file = getattr(loaded, "__file__", None)
+        if name in _SCORING:
+            continue
         if name.split(".")[0] in packages and file and file.endswith(".py"):
             if name.startswith("seqio_tasks") or not _installed(file):
                 found[name] = _hash(Path(file))
@@ -52,7 +60,9 @@ def changed(files: Mapping[str, str], module: str | None) -> list[str]:
     return [
         name
         for name, expected in files.items()
-        if (path := _locate(name, module)) is not None and _hash(path) != expected
+        if name not in _SCORING  # caches of before this was so list them
+        and (path := _locate(name, module)) is not None
+        and _hash(path) != expected
     ]
 
 
@@ -63,8 +73,10 @@ def data_files(tasks: Sequence[Any]) -> dict[str, list[int]]:
     """
     found: dict[str, list[int]] = {}
     for task in tasks:
-        for split in task.splits if hasattr(task.source, "files") else ():
-            for file in task.source.files(split):
+        # A source whose files are not its lines one by one has them watched under another name.
+        files = getattr(task.source, "watched_files", getattr(task.source, "files", None))
+        for split in task.splits if files else ():
+            for file in files(split):
                 if file.local:
                     found[file.url] = [file.size, *file.marks]
         if len(found) > _MOST_DATA_FILES:
@@ -83,6 +95,17 @@ def changed_data(files: Mapping[str, Sequence[int]]) -> list[str]:
         if [status.st_size, status.st_mtime_ns] != list(marks):
             changed.append(path)
     return changed
+
+
+def environment(tasks: Sequence[Any]) -> dict[str, str]:
+    """Returns the set variables among those that the tasks' sources depend on, by their word."""
+    names = {name for task in tasks for name in getattr(task.source, "environment", ())}
+    return {name: os.environ[name] for name in sorted(names) if name in os.environ}
+
+
+def changed_environment(values: Mapping[str, str]) -> list[str]:
+    """Returns the variables that are set to another value now; one that is not set is not."""
+    return [f"${name}" for name, value in values.items() if os.environ.get(name, value) != value]
 
 
 def _locate(name: str, module: str | None) -> Path | None:

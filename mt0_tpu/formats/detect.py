@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import importlib
 from pathlib import Path
 
@@ -31,12 +32,25 @@ def open_any(path: str | Path) -> Weights:
     Raises:
       UserError: nothing lies there, nothing known does, or it is damaged.
     """
-    given = Path(path)
+    try:
+        return _open(Path(path))
+    except OSError as error:
+        raise UserError(
+            f"the checkpoint at {path} cannot be read ({error.strerror}: {error.filename}); look "
+            "at its permissions, or copy it anew"
+        ) from error
+    except RecursionError:
+        raise UserError(
+            f"the checkpoint at {path} is damaged: a file of it is nested too deep; copy it anew"
+        ) from None
+
+
+def _open(given: Path) -> Weights:
     found = find(given)
     if found is None:
         # TensorFlow names a checkpoint by a prefix of its files.
-        there = given.exists() or any(given.parent.glob(f"{given.name}.*"))
+        there = given.exists() or any(given.parent.glob(f"{glob.escape(given.name)}.*"))
         what = "holds no checkpoint that is known" if there else "does not exist"
-        raise UserError(f"no checkpoint at {path}: it {what}; give {_EXPECTED}")
+        raise UserError(f"no checkpoint at {given}: it {what}; give {_EXPECTED}")
     name, root = found
     return importlib.import_module(f"mt0_tpu.formats.{name}").open_weights(root)

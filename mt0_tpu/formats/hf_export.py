@@ -6,7 +6,6 @@ import json
 import math
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ import ml_dtypes
 import numpy as np
 
 from mt0_tpu.errors import UserError, did_you_mean
-from mt0_tpu.formats import hf_names, huggingface, sound, t5x_folder
+from mt0_tpu.formats import hf_names, huggingface, shape_of, sound, whole_folder
+from mt0_tpu.formats.byte_progress import ByteProgress
 from mt0_tpu.formats.model_card import ModelCard
 from mt0_tpu.formats.safetensors_file import SafetensorsWriter, num_bytes, row_blocks
 from mt0_tpu.formats.weights import TensorInfo, Weights
@@ -23,7 +23,12 @@ from mt0_tpu.models.config import T5Config
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 SHARD_BYTES = 5 * 10**9
-_EVERY_S = 5.0
+# What `write` writes, and what transformers, torch and the Hub's own tools put beside it.
+_FOREIGN = whole_folder.entry_beside(
+    "config.json", "generation_config.json", "README.md", "*.safetensors", "*.index.json",
+    "pytorch_model*.bin", "flax_model*.msgpack", "spiece.model", "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
 _SPECIAL = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 
 
@@ -48,7 +53,7 @@ def write(
       destination: a folder that is not there yet.
       dtype: of the weights, 'float32' or 'bfloat16' (rounded to nearest, ties to even).
       with_state: must be False: transformers keeps no statistics of an optimizer.
-      overwrite: replaces a destination that is such a folder, or an empty one.
+      overwrite: replaces a destination that holds such a folder and nothing else.
       say: takes lines of progress.
       config: the network; None reads it off the weights' own, else off their shapes.
       vocabulary: SentencePiece model for the tokenizer's files; None leaves these out.
@@ -61,13 +66,13 @@ def write(
     fit, NaN weights, and a destination that must not be replaced.
     """
     destination = Path(destination)
-    _check_options(destination, dtype, with_state, overwrite, shard_bytes)
+    _check_options(dtype, with_state, shard_bytes)
     known = config or getattr(weights, "config", None)
     network = sound.check_tensors(weights, known if isinstance(known, T5Config) else None)
     description = config_json(network, dtype)
     if vocabulary is not None:
         sound.check_vocabulary(vocabulary, network.vocab_size)
-    with t5x_folder.appearing(destination, overwrite) as folder:
+    with whole_folder.appearing(destination, overwrite, _FOREIGN) as folder:
         _write_weights(weights, folder, dtype, shard_bytes, allow_not_finite, say)
         _write_json(folder / huggingface.CONFIG, description)
         tokens = {key: description[key] for key in
@@ -77,14 +82,14 @@ def write(
             _write_tokenizer(folder, Path(vocabulary))
         facts = {
             "Parameters": f"{sum(math.prod(i.shape) for i in weights.tensors().values()):,}",
-            "Weights": dtype, "Training step": weights.step, "Converted from": weights.kind,
+            "Network": shape_of.describe(network),
+            "Weights": dtype, "Training step": weights.step,
+            "Converted from": f"{weights.kind}, {Path(weights.path).name}",
         }  # fmt: skip
         _write_text(folder / "README.md", (card or ModelCard()).text(facts))
 
 
-def _check_options(
-    destination: Path, dtype: str, with_state: bool, overwrite: bool, shard_bytes: int
-) -> None:
+def _check_options(dtype: str, with_state: bool, shard_bytes: int) -> None:
     if dtype not in DTYPES:
         raise UserError(
             f"dtype {dtype!r}: write one of {', '.join(DTYPES)}.{did_you_mean(dtype, DTYPES)}"
@@ -96,16 +101,6 @@ def _check_options(
         )
     if shard_bytes < 1:
         raise UserError(f"shard_bytes is {shard_bytes}: write a number of bytes such as 5000000000")
-    if overwrite and destination.exists():
-        # What is replaced is deleted, so it must be an export and nothing else.
-        folder = destination.is_dir() and (
-            huggingface.find(destination) or not any(destination.iterdir())
-        )
-        if not folder:
-            raise UserError(
-                f"{destination} exists and is no Hugging Face folder, so it is not overwritten: "
-                "name another destination"
-            )
 
 
 def config_json(network: T5Config, dtype: str) -> dict[str, Any]:
@@ -170,8 +165,7 @@ def _write_weights(
         infos[place.name] = TensorInfo(info.shape[::-1] if place.swapped else info.shape, dtype)
     shards = list(_shards({name: infos[name] for name in sorted(infos)}, shard_bytes))
     total = sum(map(num_bytes, infos.values()))
-    done, said = 0, time.monotonic()
-    begun = said
+    progress = ByteProgress(total, say)
     for number, shard in enumerate(shards, start=1):
         path = folder / _shard_name(number, len(shards))
         with SafetensorsWriter(path, shard, {"format": "pt"}) as writer:
@@ -180,11 +174,7 @@ def _write_weights(
                 array = _read(weights, source, allow_not_finite)
                 writer.put(name, _cast(array.T if swapped else array, dtype))
                 del array  # before the next is read
-                done += num_bytes(info)
-                if time.monotonic() - said > _EVERY_S:
-                    said = time.monotonic()
-                    left = (said - begun) * (total - done) / done
-                    say(f"{done / 2**30:.1f} of {total / 2**30:.1f} GiB, {left:.0f} s left")
+                progress.add(num_bytes(info))
     if len(shards) > 1:
         files = {
             name: _shard_name(number, len(shards))
@@ -198,9 +188,7 @@ def _write_weights(
 def _read(weights: Weights, name: str, allow_not_finite: bool) -> np.ndarray:
     array = weights.read(name)
     if not allow_not_finite:
-        # Whichever way round it lies in memory: the other one would be copied.
-        flat = array.T if array.flags.f_contiguous else array
-        sound.check_values(name, flat, f"{weights.path} ({weights.kind})")
+        sound.check_values(name, array, f"{weights.path} ({weights.kind})")
     return array
 
 

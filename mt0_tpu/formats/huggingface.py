@@ -29,6 +29,7 @@ ACTIVATIONS = {
     "gated-silu": ("silu", "linear"),
 }
 _OUR_EPSILON = 1e-6
+_DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
 class _File(Protocol):
@@ -118,7 +119,7 @@ def _check_architecture(path: Path, found: dict[str, Any]) -> None:
     tied = kind == "t5" and found.get(
         "scale_decoder_outputs", found.get("tie_word_embeddings", True)
     )
-    projection = found.get("feed_forward_proj", "gated-gelu" if kind == "mt5" else "relu")
+    projection = str(found.get("feed_forward_proj", "gated-gelu" if kind == "mt5" else "relu"))
     if tied or projection not in ACTIVATIONS:
         head = "tied to the embedding" if tied else "its own"
         raise UserError(
@@ -242,6 +243,13 @@ class HuggingFaceWeights(Weights):
 
     def _check(self, unknown: list[str]) -> None:
         self._check_head()
+        # A list of what a billion layers would have is not made.
+        layers = self.config.num_encoder_layers + self.config.num_decoder_layers
+        if layers > len(self._files):
+            raise UserError(
+                f"{self.path} has {len(self._files)} tensors, which are no {layers} layers as its "
+                f"{CONFIG} says; fetch the folder again"
+            )
         found, wanted = self.tensors(), names.expected(self.config)
         for name, axis in (("token_embedder.embedding", 0), ("decoder.logits_dense.kernel", 1)):
             shape = found[name].shape if name in found else ()
@@ -258,6 +266,12 @@ class HuggingFaceWeights(Weights):
             f"{_shown(name)} is {found[name].shape} where {leaf.shape} is expected (T5X's axes)"
             for name, leaf in wanted.items()
             if name in found and found[name].shape != leaf.shape
+        ]
+        wrong += [
+            f"{self._places[name][0]} is {info.dtype}, where one of {', '.join(_DTYPES)} is read "
+            "(quantized weights cannot be)"
+            for name, info in found.items()
+            if info.dtype not in _DTYPES
         ]
         if wrong:
             more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""

@@ -6,6 +6,7 @@ Adafactor's slots: facts, section 2.9, and Mesh-TensorFlow's optimize.py.
 
 from __future__ import annotations
 
+import glob
 import re
 from pathlib import Path
 
@@ -138,7 +139,7 @@ class MeshTensorFlow(Weights):
 
     def _check_files(self, prefix: Path) -> None:
         """Data files are named '…-00003-of-00016'; UserError naming the first that is missing."""
-        there = {one.name for one in prefix.parent.glob(f"{prefix.name}.data-*")}
+        there = {one.name for one in prefix.parent.glob(f"{glob.escape(prefix.name)}.data-*")}
         counts = {name.rpartition("-of-")[2] for name in there}
         count = counts.pop() if len(counts) == 1 else "00001"
         wanted = [f"{prefix.name}.data-{i:05d}-of-{count}" for i in range(int(count))]

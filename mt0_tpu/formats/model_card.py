@@ -17,6 +17,7 @@ class ModelCard:
       name: of the model, the title.
       base_model: Hub name of what it was trained from, such as 'google/mt5-small'.
       mixture: SeqIO task or mixture it was trained on.
+      training: {'what': value} of how it was trained, None for what is not said.
       recipe: the text of the gin configuration of the run.
       metrics: {'task/metric': value} of its evaluation.
       languages: ISO 639-1 codes of the mixture.
@@ -26,6 +27,7 @@ class ModelCard:
     name: str = ""
     base_model: str = ""
     mixture: str = ""
+    training: Mapping[str, object] = dataclasses.field(default_factory=dict)
     recipe: str = ""
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     languages: tuple[str, ...] = ()
@@ -36,6 +38,8 @@ class ModelCard:
         parts = [self._front(), f"# {self.name or 'mT5'}\n", self._intro()]
         rows = {key: value for key, value in facts.items() if value is not None}
         parts.append(_table(("", ""), rows))
+        if training := {key: value for key, value in self.training.items() if value is not None}:
+            parts += ["## Training\n", _table(("", ""), training)]
         if self.metrics:
             metrics = {name: f"{value:.4g}" for name, value in sorted(self.metrics.items())}
             parts += ["## Evaluation\n", _table(("Metric", "Value"), metrics)]

@@ -44,7 +44,7 @@ def find(path: Path) -> Path | None:
     for folder in (given / CHECKPOINTS, given):
         if not folder.is_dir():
             continue
-        steps = [one for one in folder.iterdir() if one.name.isdigit() and _is_step(one)]
+        steps = [one for one in folder.iterdir() if one.name.isdecimal() and _is_step(one)]
         if steps:
             return max(steps, key=lambda one: int(one.name))
         if folder.name == CHECKPOINTS:
@@ -67,7 +67,7 @@ def _is_step(folder: Path) -> bool:
         # T5X's Orbax folders have 'target' there.
         return b"('params'," in metadata.read_bytes()
     # A copy that lacks the file is still one of ours; opening it says what is missing.
-    in_place = folder.name.isdigit() and folder.parent.name == CHECKPOINTS
+    in_place = folder.name.isdecimal() and folder.parent.name == CHECKPOINTS
     return in_place and (folder / "state").is_dir()
 
 

@@ -6,13 +6,11 @@ zarr arrays through tensorstore as they are read. The chunks of a large stack ho
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import ml_dtypes
@@ -20,6 +18,8 @@ import numpy as np
 import tensorstore
 
 from mt0_tpu.errors import UserError
+from mt0_tpu.formats import whole_folder
+from mt0_tpu.formats.byte_progress import ByteProgress
 from mt0_tpu.formats.own_run import CHECKPOINTS, STATISTICS
 from mt0_tpu.formats.weights import TensorInfo, Weights
 from mt0_tpu.models.names import LAYERS
@@ -47,11 +47,11 @@ def write(
 
     Args:
       weights: any network's; read in the order of its layers, one at a time.
-      destination: the MODEL_DIR to be; its parent must exist.
+      destination: the MODEL_DIR to be.
       dtype: of the parameters, 'float32' or 'bfloat16'; statistics stay float32.
       with_state: also Adafactor's statistics, which a run needs to resume here. Without them the
         folder serves as INITIAL_CHECKPOINT_PATH.
-      overwrite: whether an existing destination may be replaced.
+      overwrite: replaces a destination that a conversion wrote; never a run that trained.
       say: told of the progress, every few seconds.
       step: what the checkpoint is the step of; None for the weights' own, or 0.
 
@@ -63,15 +63,15 @@ def write(
     step = step if step is not None else weights.step or 0
     leaves = _leaves(weights, dtype, with_state)
     total = sum(leaf.num_bytes for leaf in leaves.values())
-    with _whole_folder(Path(destination), overwrite, total) as folder:
+    with whole_folder.appearing(Path(destination), overwrite, _foreign, total) as folder:
         root = folder / CHECKPOINTS / str(step)
         state = root / "state"
         state.mkdir(parents=True)
-        progress = _Progress(total, say)
+        progress = ByteProgress(total, say)
         _write_array(state, "step", np.asarray(step, np.int32))
         for name, leaf in leaves.items():
             leaf.write(state, ".".join(name))
-            progress.add(leaf.num_bytes, ".".join(name))
+            progress.add(leaf.num_bytes)
         _write_trees(root, {("step",): (), **{name: leaf.shape for name, leaf in leaves.items()}})
 
 
@@ -272,49 +272,14 @@ def _write_file(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-@contextlib.contextmanager
-def _whole_folder(destination: Path, overwrite: bool, num_bytes: int) -> Iterator[Path]:
-    """Gives a folder beside the destination that takes its place if the block succeeds."""
-    if os.path.lexists(destination) and not overwrite:
-        raise UserError(f"{destination} exists; name a new folder, or give --overwrite")
-    if not destination.absolute().parent.is_dir():
-        raise UserError(f"{destination.parent} is no folder; make it first")
-    free = shutil.disk_usage(destination.absolute().parent).free
-    if free < num_bytes:
-        raise UserError(
-            f"{destination.parent} has {free / 2**30:.1f} GiB free and the checkpoint needs "
-            f"{num_bytes / 2**30:.1f} GiB; free some space or write elsewhere"
-        )
-    temporary = destination.with_name(f"{destination.name}.tmp-{os.getpid()}")
-    replaced = destination.with_name(f"{destination.name}.old-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir()
-        yield temporary
-        if os.path.lexists(destination):
-            os.replace(destination, replaced)
-        os.replace(temporary, destination)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-class _Progress:
-    """Says every five seconds how far the writing is."""
-
-    def __init__(self, total_bytes: int, say: Callable[[str], None]):
-        self._total, self._say = total_bytes, say
-        self._done, self._start = 0, time.monotonic()
-        self._last = self._start
-
-    def add(self, num_bytes: int, name: str) -> None:
-        self._done += num_bytes
-        now = time.monotonic()
-        if now - self._last < 5 and self._done < self._total:
-            return
-        self._last = now
-        left = (now - self._start) * (self._total - self._done) / max(1, self._done)
-        self._say(
-            f"{self._done / 2**30:.2f} of {self._total / 2**30:.2f} GiB written, {left:.0f} s "
-            f"left: {name}"
-        )
+def _foreign(folder: Path) -> str | None:
+    """What a training run has beside one checkpoint without a place in the data."""
+    if entry := whole_folder.entry_beside(CHECKPOINTS)(folder):
+        return entry
+    steps = list(folder.glob(f"{CHECKPOINTS}/*"))
+    if len(steps) > 1:
+        return f"{len(steps)} checkpoints"
+    for place in folder.glob(f"{CHECKPOINTS}/*/position/metadata"):
+        if place.read_text(encoding="utf-8", errors="replace").strip() != "{}":
+            return "a run's place in its data"
+    return None

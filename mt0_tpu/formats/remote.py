@@ -64,7 +64,10 @@ def _from_bucket(address: str, say: Callable[[str], None]) -> Path:
     try:
         sizes = {n: i["size"] for n, i in files.find(root, detail=True).items()}
     except Exception as error:
-        raise UserError(f"{address} cannot be listed ({type(error).__name__}: {error})") from None
+        raise UserError(
+            f"{address} cannot be listed ({type(error).__name__}: {_first_line(error)}); look at "
+            "its spelling, your access to it and the network, or copy it to local disk"
+        ) from None
     if not sizes:
         # TensorFlow names a checkpoint by a prefix of its files.
         sizes = {n: files.info(n)["size"] for n in files.glob(f"{root}.*")}
@@ -76,6 +79,13 @@ def _from_bucket(address: str, say: Callable[[str], None]) -> Path:
 
 def _download(files, sizes: dict[str, int], root: str, final: Path, say) -> Path:
     """Copies files below `root` to the folder `final`, which appears when all are there."""
+    if None in sizes.values():
+        raise UserError(
+            f"{root} is a page of links and no bucket; write NAME/NAME for what is on the Hub, or "
+            "copy the checkpoint to local disk"
+        )
+    if outside := [name for name in sizes if ".." in name.removeprefix(root).split("/")]:
+        raise UserError(f"{outside[0]} would be copied to another folder; copy it by hand")
     total, done = sum(sizes.values()), 0
     partial = final.with_name(f"{final.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
@@ -89,7 +99,7 @@ def _download(files, sizes: dict[str, int], root: str, final: Path, say) -> Path
         there = partial / name.removeprefix(root).lstrip("/")
         if not (there.is_file() and there.stat().st_size == size):
             there.parent.mkdir(parents=True, exist_ok=True)
-            files.get_file(name, str(there.with_name(f"{there.name}.part")))
+            _fetch(files, name, there.with_name(f"{there.name}.part"))
             os.replace(there.with_name(f"{there.name}.part"), there)
         done += size
         say(f"fetching {final.name}: {done / 2**30:.2f} of {total / 2**30:.2f} GiB")
@@ -100,6 +110,20 @@ def _download(files, sizes: dict[str, int], root: str, final: Path, say) -> Path
     else:
         os.replace(partial, final)
     return final
+
+
+def _fetch(files, name: str, part: Path) -> None:
+    try:
+        files.get_file(name, str(part))
+    except Exception as error:  # each kind of bucket has errors of its own
+        raise UserError(
+            f"{name} could not be fetched ({type(error).__name__}: {_first_line(error)}); run the "
+            "same command again: what was fetched stays"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _from_hub(name: str, say: Callable[[str], None]) -> str:
@@ -119,7 +143,25 @@ def _from_hub(name: str, say: Callable[[str], None]) -> str:
     except UserError:
         raise
     except Exception as error:  # of its own, of HTTP, of the line: none is a mistake of ours
-        said = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"no checkpoint at {name}: no such local folder, and from the Hub comes: {said}"
+            f"no checkpoint at {name}: no such local folder, and {_why_not(error)}"
         ) from None
+
+
+def _why_not(error: Exception) -> str:
+    """What an error of the Hub's library means, and what helps."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "the Hub has no such revision of it; leave @REVISION out, or name a branch or commit"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "the Hub has no such name, or shows it only after `hf auth login`"
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+        return (
+            "HF_HUB_OFFLINE is set and the Hub's cache has no copy of it; unset it, or give a "
+            "local folder"
+        )
+    return (
+        f"the Hub cannot be asked ({type(error).__name__}: {_first_line(error)}); give a local "
+        "folder, or try again where there is a network"
+    )

@@ -56,7 +56,9 @@ def check_values(name: str, array: np.ndarray, where: str) -> None:
 
     Integers pass. Only a few MiB beside the tensor are used.
     """
-    flat = array.reshape(-1)
+    # Whichever way round it lies in memory: the other one would be a copy of all of it.
+    turned = array.flags.f_contiguous and not array.flags.c_contiguous
+    flat = (array.T if turned else array).reshape(-1)
     if not _is_float(flat.dtype):
         return
     bad, first = 0, None
@@ -66,7 +68,9 @@ def check_values(name: str, array: np.ndarray, where: str) -> None:
             bad += int(good.size - np.count_nonzero(good))
             first = start + int(np.argmin(good)) if first is None else first
     if first is not None:
-        at = tuple(int(i) for i in np.unravel_index(first, array.shape))
+        at = tuple(
+            int(i) for i in np.unravel_index(first, array.shape, order="F" if turned else "C")
+        )
         raise UserError(
             f"{where}: {bad} of {array.size} values of {name} are NaN or infinite, the first at "
             f"{at} ({flat[first]}); training diverged or the file is damaged: use an earlier "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,9 +89,9 @@ class _Number:
 
 def _is_checkpoint(folder: Path) -> bool:
     file = folder / FILE
-    if file.is_file():
+    if file.is_file() and file.stat().st_size:
         return t5x_msgpack.first_key(file) in _TOP_KEYS
-    # Arrays without the file: half a checkpoint, which `open_weights` explains.
+    # Arrays without the file, or beside an empty one: `open_weights` explains what is not whole.
     return any(folder.glob("target.*/")) and not (folder / "state").exists()
 
 
@@ -145,7 +144,7 @@ def _sharded(spec: dict[str, Any], name: str, file: Path) -> t5x_zarr.ZarrArray:
         expected = tuple(spec["metadata"]["shape"])
         folder = file.parent / place.rstrip("/").rsplit("/", 1)[-1]
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: the place of {name} is damaged ({json.dumps(spec)[:200]}); copy "
+        raise UserError(f"{file}: the place of {name} is damaged ({str(spec)[:200]}); copy "
                         "the checkpoint again") from error  # fmt: skip
     if spec["driver"] != "zarr":
         raise UserError(f"{file}: {name} is stored as {spec['driver']!r}; only 'zarr' can be read")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from mt0_tpu.errors import UserError
 from mt0_tpu.formats import t5x_msgpack
+from mt0_tpu.formats.byte_progress import ByteProgress
 from mt0_tpu.formats.t5x_tree import SLOTS, STATISTICS, STEP, TARGET
 from mt0_tpu.formats.weights import TensorInfo, Weights
 
 DTYPES = ("float32", "bfloat16")
 MAX_CHUNK_BYTES = 64 * 2**20
-_EVERY_S = 5.0
 _UNUSED = np.zeros((1,), np.float32)
 
 
@@ -34,12 +33,14 @@ def arrays(
                         "bfloat16")  # fmt: skip
     parameters = weights.tensors()
     statistics = _checked_state(weights, parameters) if with_state else {}
-    progress = _Progress(say, [*parameters.values(), *statistics.values()])
+    sizes = [_num_bytes(info, dtype) for info in parameters.values()]
+    sizes += [_num_bytes(info, "float32") for info in statistics.values()]
+    progress = ByteProgress(sum(sizes), say)
     yield STEP, np.asarray(weights.step or 0, np.int32)
     for name, info in parameters.items():
         # Nothing here keeps the array: the caller has the only one when the next is read.
         yield TARGET + name, _cast(weights.read(name), dtype)
-        progress.add(info)
+        progress.add(_num_bytes(info, dtype))
     for name in parameters if with_state else ():
         for slot in SLOTS:
             key = f"{name}.{slot}"
@@ -47,7 +48,7 @@ def arrays(
                 yield STATISTICS + key, _UNUSED
                 continue
             yield STATISTICS + key, _cast(weights.read_state(key), "float32")
-            progress.add(statistics[key])
+            progress.add(_num_bytes(statistics[key], "float32"))
 
 
 def chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
@@ -79,24 +80,5 @@ def _checked_state(weights: Weights, parameters: dict[str, TensorInfo]) -> dict[
     return statistics
 
 
-class _Progress:
-    """A line every few seconds: how much was written, and how long the rest will take."""
-
-    def __init__(self, say: Callable[[str], None], infos: list[TensorInfo]):
-        self._say, self._total = say, sum(map(_num_values, infos))
-        self._done, self._begin = 0, time.monotonic()
-        self._said = self._begin
-
-    def add(self, info: TensorInfo) -> None:
-        self._done += _num_values(info)
-        now = time.monotonic()
-        if now - self._said < _EVERY_S:
-            return
-        self._said = now
-        left = (now - self._begin) * (self._total - self._done) / self._done
-        self._say(f"convert: {self._done / 1e6:,.1f} of {self._total / 1e6:,.1f} million values, "
-                  f"{left:,.0f} s left")  # fmt: skip
-
-
-def _num_values(info: TensorInfo) -> int:
-    return int(np.prod(info.shape, dtype=np.int64))
+def _num_bytes(info: TensorInfo, dtype: str) -> int:
+    return int(np.prod(info.shape, dtype=np.int64)) * t5x_msgpack.dtype_named(dtype).itemsize

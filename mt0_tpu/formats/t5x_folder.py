@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from mt0_tpu.errors import UserError
+from mt0_tpu.formats import whole_folder
 
 _WHOLE = re.compile(r"checkpoint_(\d+)")
 # T5X's own writer and Orbax's; both rename the folder when it is whole.
 _HALF = re.compile(r"checkpoint_\d+\.(orbax-checkpoint-)?tmp-.*")
+# What one checkpoint has beside the position in the data, which no conversion writes.
+FOREIGN = whole_folder.entry_beside(
+    "checkpoint", "target.*", "state.*", "state", "dataset", "_CHECKPOINT_METADATA",
+    "commit_success.txt",
+)  # fmt: skip
 
 
 def step_of(folder: Path) -> int | None:
@@ -49,34 +51,3 @@ def refuse_half_written(folder: Path) -> None:
             f"{folder} was never finished: T5X renames the folder to checkpoint_<step> at the end; "
             "give a whole checkpoint"
         )
-
-
-@contextlib.contextmanager
-def appearing(destination: Path, overwrite: bool) -> Iterator[Path]:
-    """Gives a folder to write into; it takes the name `destination` when the block ends well.
-
-    Raises:
-      UserError: the destination exists and `overwrite` is False, or cannot be written.
-    """
-    destination = Path(os.path.abspath(destination))
-    if destination.exists() and not overwrite:
-        raise UserError(
-            f"{destination} exists already; name another destination or allow overwriting"
-        )
-    temporary = destination.with_name(f"{destination.name}.tmp-{os.getpid()}")
-    old = destination.with_name(f"{destination.name}.old-{os.getpid()}")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if destination.exists():
-            os.replace(destination, old)
-        os.replace(temporary, destination)
-    except OSError as error:
-        raise UserError(
-            f"{destination} could not be written ({error.strerror or error}); free some space or "
-            "name another destination"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if destination.exists() and old.exists():
-            shutil.rmtree(old) if old.is_dir() else old.unlink()

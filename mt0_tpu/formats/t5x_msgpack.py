@@ -36,6 +36,8 @@ _NUMBERS = {
     0xCA: ">f", 0xCB: ">d", 0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q",
     0xD0: ">b", 0xD1: ">h", 0xD2: ">i", 0xD3: ">q",
 }  # fmt: skip
+# NumPy's letters; V is ml_dtypes' bfloat16.
+_NUMBER_KINDS = "biufcV"
 _CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
 
 
@@ -164,8 +166,6 @@ class _Walker:
         raise _Damaged(f"no msgpack at byte {self.at - 1}")
 
     def _sized(self, what: str, length: int) -> Any:
-        if what == "ext":
-            return self._ext(length)
         if what == "str":
             return bytes(self._bytes(length)).decode("utf-8")
         if what == "bin":
@@ -176,8 +176,10 @@ class _Walker:
         self._depth += 1
         if self._depth > _MAX_DEPTH:
             raise _Damaged("nested too deep")
-        if what == "array":
-            found: Any = [self.value() for _ in range(length)]
+        if what == "ext":
+            found: Any = self._ext(length)
+        elif what == "array":
+            found = [self.value() for _ in range(length)]
         else:
             found = self._map(length)
         self._depth -= 1
@@ -202,6 +204,8 @@ class _Walker:
         if self.at != end or not isinstance(content, list) or len(content) != 3:
             raise _Damaged(f"an array that is not [shape, dtype, bytes] before byte {end}")
         shape, dtype, piece = content
+        if not isinstance(shape, list) or not isinstance(dtype, str) or type(piece) is not tuple:
+            raise _Damaged(f"an array that is not [shape, dtype, bytes] before byte {end}")
         return _checked(InlineArray(tuple(shape), dtype, (piece,)))
 
     def _number(self, how: str) -> Any:
@@ -229,7 +233,12 @@ def _joined(chunked: dict[str, Any]) -> InlineArray:
 
 
 def _checked(array: InlineArray) -> InlineArray:
-    expected = math.prod(array.shape) * dtype_named(array.dtype).itemsize
+    dtype = dtype_named(array.dtype)
+    if dtype.kind not in _NUMBER_KINDS or dtype.names:
+        raise _Damaged(f"an array of {array.dtype!r}, which are no numbers")
+    if any(type(size) is not int or size < 0 for size in array.shape):
+        raise _Damaged(f"an array of the shape {array.shape}")
+    expected = math.prod(array.shape) * dtype.itemsize
     found = sum(num_bytes for _, num_bytes in array.pieces)
     if found != expected:
         raise _Damaged(f"an array of {array.shape} {array.dtype} that has {found} bytes")

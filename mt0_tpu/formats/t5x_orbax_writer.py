@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorstore
 
-from mt0_tpu.formats import t5x_content, t5x_folder, t5x_orbax, t5x_zarr
+from mt0_tpu.formats import t5x_content, t5x_folder, t5x_orbax, t5x_zarr, whole_folder
 from mt0_tpu.formats.weights import Weights
 
 _PROCESS = "ocdbt.process_0"
@@ -45,7 +45,7 @@ def write(
     Args, errors: as t5x_writer.write. Arrays are marked as whole on one device.
     """
     began = time.time_ns()
-    with t5x_folder.appearing(destination, overwrite) as folder:
+    with whole_folder.appearing(destination, overwrite, t5x_folder.FOREIGN) as folder:
         store = folder / t5x_orbax.STORE
         (store / "array_metadatas").mkdir(parents=True)
         (folder / "dataset").mkdir()

@@ -58,7 +58,7 @@ class T5XWeights(Weights):
                     f"{path}: the parameter {name} is {info.dtype}; expected one of "
                     f"{', '.join(_PARAMETER_DTYPES)}"
                 )
-        self.step = int(np.asarray(leaves[STEP].read()).item()) if STEP in leaves else None
+        self.step = _step(path, leaves[STEP]) if STEP in leaves else None
 
     def tensors(self) -> dict[str, TensorInfo]:
         return dict(self._parameters)
@@ -78,6 +78,16 @@ class T5XWeights(Weights):
 
     def read_state(self, name: str, index: tuple = ()) -> np.ndarray:
         return self._leaves[STATISTICS + name].read(index)
+
+
+def _step(path: str, leaf: Leaf) -> int:
+    """A step fits int32, as T5X and Orbax keep it."""
+    value = leaf.read()
+    if value.size != 1 or value.dtype.kind not in "iu" or not 0 <= value.item() < 2**31:
+        shown = f"{value.item()}" if value.size == 1 else f"an array of {value.shape}"
+        raise UserError(f"{path}: {STEP} is {shown}, expected a whole number from 0 to "
+                        f"{2**31 - 1}; copy the checkpoint again")  # fmt: skip
+    return int(value.item())
 
 
 def weights_of(kind: str, path: str, leaves: Mapping[str, Leaf]) -> Weights:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorstore
 
-from mt0_tpu.formats import t5x, t5x_content, t5x_folder, t5x_msgpack, t5x_zarr
+from mt0_tpu.formats import t5x, t5x_content, t5x_folder, t5x_msgpack, t5x_zarr, whole_folder
 from mt0_tpu.formats.weights import Weights
 
 _COMPRESSOR = {"id": "gzip", "level": 1}
@@ -40,7 +40,7 @@ def write(
     Raises:
       UserError: the destination exists or cannot be written, an unknown dtype, no statistics.
     """
-    with t5x_folder.appearing(destination, overwrite) as folder:
+    with whole_folder.appearing(destination, overwrite, t5x_folder.FOREIGN) as folder:
         tree: dict[str, Any] = {"state": {"param_states": {}}, "target": {}}
         for name, value in t5x_content.arrays(weights, dtype, with_state, say):
             placeholder = value.shape == (1,) and not name.startswith("target.")

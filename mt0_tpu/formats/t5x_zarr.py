@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
+import os
 from collections.abc import Callable, Set
 from typing import Any
 
@@ -19,7 +21,11 @@ from mt0_tpu.formats import t5x_msgpack
 from mt0_tpu.formats.weights import TensorInfo
 
 HEADER = ".zarray"
-_CHUNKS_AT_ONCE = 8
+# Beyond these a header is no T5X array's: chunks have 64 MiB there.
+_MAX_CHUNKS = 1_000_000
+_MAX_CHUNK_BYTES = 1 << 30
+# Each is compressed by one core, and held twice meanwhile.
+_CHUNKS_AT_ONCE = max(2, min(8, os.cpu_count() or 8))
 # Slices of a stacked array come chunk by chunk: what is decoded serves the next layer too.
 _CONTEXT = tensorstore.Context({"cache_pool": {"total_bytes_limit": 1 << 30}})
 
@@ -32,15 +38,19 @@ class ZarrArray:
       info: its shape and dtype.
       where: for people: the folder, or store and key.
       kvstore: tensorstore's spec of where its keys lie.
+      fills: whether a chunk that is not there stands for the fill value.
     """
 
     info: TensorInfo
     where: str
     kvstore: Any
+    fills: bool = False
 
     def read(self, index: tuple = ()) -> np.ndarray:
         """Returns the array, or with an index a part of it; UserError where it is damaged."""
-        spec = {"driver": "zarr", "kvstore": self.kvstore}
+        spec = {
+            "driver": "zarr", "kvstore": self.kvstore, "fill_missing_data_reads": self.fills
+        }  # fmt: skip
         try:
             if not index:
                 return tensorstore.open(spec, open=True, read=True).result().read().result()
@@ -74,23 +84,28 @@ def inspect(header: bytes | None, keys: Set[str], where: str, kvstore: Any) -> Z
     try:
         fields = json.loads(header)
         shape, chunks = tuple(fields["shape"]), tuple(fields["chunks"])
-        dtype = t5x_msgpack.dtype_named(fields["dtype"]).name
+        dtype = t5x_msgpack.dtype_named(fields["dtype"])
         if fields["zarr_format"] != 2 or len(shape) != len(chunks):
             raise ValueError(f"zarr_format {fields['zarr_format']}, chunks {chunks} of {shape}")
+        # A chunk as large as its array is no surprise, whatever its size.
+        chunk_bytes, array_bytes = (math.prod(s) * dtype.itemsize for s in (chunks, shape))
+        if chunk_bytes > max(array_bytes, _MAX_CHUNK_BYTES):
+            raise ValueError(f"chunks {chunks} of {shape}")
         needed = _chunk_keys(shape, chunks, fields.get("dimension_separator", "."))
-    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise UserError(
             f"{where}/{HEADER} is not zarr v2's ({type(error).__name__}: {error}); copy the "
             "checkpoint again"
         ) from error
     # With a fill value a chunk may be left out; T5X writes null, and then every chunk.
-    absent = sorted(needed - keys) if fields.get("fill_value") is None else []
+    fills = fields.get("fill_value") is not None
+    absent = [] if fills else sorted(needed - keys)
     if absent:
         raise UserError(
             f"{where} lacks {len(absent)} of {len(needed)} chunks, such as {absent[0]}; copy the "
             "checkpoint again"
         )
-    return ZarrArray(TensorInfo(shape, dtype), where, kvstore)
+    return ZarrArray(TensorInfo(shape, dtype.name), where, kvstore, fills)
 
 
 def write(
@@ -131,6 +146,8 @@ def write(
 
 def _chunk_keys(shape: tuple[int, ...], chunks: tuple[int, ...], separator: str) -> set[str]:
     counts = [-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True)]
+    if math.prod(counts) > _MAX_CHUNKS:
+        raise ValueError(f"{math.prod(counts)} chunks")
     places = itertools.product(*(range(count) for count in counts))
     return {separator.join(map(str, place)) for place in places} if shape else {"0"}
 

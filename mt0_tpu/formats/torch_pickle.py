@@ -16,6 +16,7 @@ import dataclasses
 import io
 import math
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections.abc import Callable
@@ -43,18 +44,27 @@ _DTYPES = {
     "BoolStorage": np.dtype("<b1"),
 }
 _MAX_PICKLE = 256 << 20  # bytes; a table of names and shapes is a few hundred KB
+_PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
+_MAX_MEMO = 1 << 24
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
+class _Sealed:
+    """What a pickle made stays as it was checked: no opcode sets its fields afterwards."""
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("fields set on a tensor")
+
+
 @dataclasses.dataclass(frozen=True)
-class _Storage:
+class _Storage(_Sealed):
     key: str
     dtype: np.dtype
     count: int
 
 
 @dataclasses.dataclass(frozen=True)
-class _Tensor:
+class _Tensor(_Sealed):
     storage: _Storage
     offset: int  # elements
     shape: tuple[int, ...]
@@ -144,6 +154,12 @@ class TorchFile:
         return entries
 
     def _unpickle(self, file: BinaryIO) -> Any:
+        begin = file.tell()
+        # The unpickler makes room up to the largest index: for 2**31, ten bytes, 32 GiB.
+        for code, argument, _ in pickletools.genops(file):
+            if code.name in _PUTS and argument > _MAX_MEMO:
+                raise pickle.UnpicklingError(f"a memo at index {argument}")
+        file.seek(begin)
         unpickler = _Restricted(file, self.path, self._storages)
         return unpickler.load()
 

@@ -193,8 +193,8 @@ class Attention(nn.Module):
     def self_step(
         self,
         x_RD: jax.Array,
-        key_RTHK: jax.Array,
-        value_RTHK: jax.Array,
+        key_RHTK: jax.Array,
+        value_RHTK: jax.Array,
         past_bias_RHT: jax.Array,
         own_bias_H: jax.Array,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -208,7 +208,7 @@ class Attention(nn.Module):
         query_RHK, new_key_RHK = self.heads(self.query(x_RD)), self.heads(self.key(x_RD))
         new_value_RHK = self.heads(self.value(x_RD))
         past_RHT = jnp.einsum(
-            "rhk,rthk->rht", query_RHK, key_RTHK, preferred_element_type=jnp.float32
+            "rhk,rhtk->rht", query_RHK, key_RHTK, preferred_element_type=jnp.float32
         )
         own_RH = jnp.einsum(
             "rhk,rhk->rh", query_RHK, new_key_RHK, preferred_element_type=jnp.float32
@@ -216,20 +216,20 @@ class Attention(nn.Module):
         own_RH1 = (own_RH + own_bias_H[None, :])[:, :, None]
         logits = jnp.concatenate([past_RHT + past_bias_RHT, own_RH1], axis=-1)
         probabilities = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        mixed_RHK = jnp.einsum("rht,rthk->rhk", probabilities[:, :, :-1], value_RTHK)
+        mixed_RHK = jnp.einsum("rht,rhtk->rhk", probabilities[:, :, :-1], value_RHTK)
         mixed_RHK = mixed_RHK + probabilities[:, :, -1:] * new_value_RHK
         return self.out(mixed_RHK.reshape(x_RD.shape[0], -1)), new_key_RHK, new_value_RHK
 
     def cross_step(
-        self, x_RD: jax.Array, key_BTHK: jax.Array, value_BTHK: jax.Array, mask_BT: jax.Array
+        self, x_RD: jax.Array, key_BHTK: jax.Array, value_BHTK: jax.Array, mask_BT: jax.Array
     ) -> jax.Array:
         """One position against cached encoder keys; rows r*n..r*n+n-1 share the encoder row r."""
-        batch = key_BTHK.shape[0]
+        batch = key_BHTK.shape[0]
         query_BNHK = self.heads(self.query(x_RD)).reshape(batch, -1, self.num_heads, self.head_dim)
         logits_BHNT = jnp.einsum(
-            "bnhk,bthk->bhnt", query_BNHK, key_BTHK, preferred_element_type=jnp.float32
+            "bnhk,bhtk->bhnt", query_BNHK, key_BHTK, preferred_element_type=jnp.float32
         )
         logits_BHNT = logits_BHNT + mask_bias(mask_BT)[:, None, None, :]
         probabilities_BHNT = jax.nn.softmax(logits_BHNT, axis=-1).astype(self.dtype)
-        mixed_BNHK = jnp.einsum("bhnt,bthk->bnhk", probabilities_BHNT, value_BTHK)
+        mixed_BNHK = jnp.einsum("bhnt,bhtk->bnhk", probabilities_BHNT, value_BHTK)
         return self.out(mixed_BNHK.reshape(x_RD.shape[0], -1))

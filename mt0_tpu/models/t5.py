@@ -214,17 +214,22 @@ class Decoder(nn.Module):
         return dropout(x_BSD, dropout_keys_B, Site.DECODER_FINAL, config.dropout_rate)
 
     def cross_keys_values(self, encoded_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns the encoder's keys and values for every layer, each [L, B, T, H, K]."""
+        """Returns the encoder's keys and values for every layer, each [L, B, H, T, K].
+
+        Heads before positions: a cached step reads them head by head, and XLA on CPU would
+        otherwise turn the whole cache around at every step.
+        """
 
         def body(layer, carry, _):
-            return carry, layer.encoder_decoder_attention.keys_values(encoded_BTD)
+            key_BTHK, value_BTHK = layer.encoder_decoder_attention.keys_values(encoded_BTD)
+            return carry, (jnp.swapaxes(key_BTHK, 1, 2), jnp.swapaxes(value_BTHK, 1, 2))
 
         scan = _scan(body, self.config.num_decoder_layers)
         return scan(self.layers, None, None)[1]
 
     def step(self, x_RD: jax.Array, position_R: jax.Array, cache: Cache):
         """Runs one position of every row; the new keys and values enter the cache at the end."""
-        count, rows, length = cache["self_k"].shape[:3]
+        count, rows, _, length, _ = cache["self_k"].shape
         past_RS = jnp.arange(length)[None, :] < position_R[:, None]
         past_bias_RHS = self.relpos_bias.at_positions(position_R, length)
         past_bias_RHS = past_bias_RHS + mask_bias(past_RS)[:, None, :]
@@ -238,8 +243,10 @@ class Decoder(nn.Module):
         x_RD, (key_LRHK, value_LRHK) = _scan(body, count)(self.layers, x_RD, slices)
         index_R = jnp.arange(rows)
         new = dict(cache)
-        new["self_k"] = cache["self_k"].at[:, index_R, position_R].set(key_LRHK)
-        new["self_v"] = cache["self_v"].at[:, index_R, position_R].set(value_LRHK)
+        # Indices apart from each other bring the rows to the front of what is set.
+        key_RLHK, value_RLHK = jnp.swapaxes(key_LRHK, 0, 1), jnp.swapaxes(value_LRHK, 0, 1)
+        new["self_k"] = cache["self_k"].at[:, index_R, :, position_R].set(key_RLHK)
+        new["self_v"] = cache["self_v"].at[:, index_R, :, position_R].set(value_RLHK)
         return self.decoder_norm(x_RD), new
 
 
@@ -351,14 +358,14 @@ class T5(nn.Module):
     ) -> Cache:
         """Returns the cache of `decode_step` for R = B * beams rows.
 
-        cross_k, cross_v [L, B, T, H, K] and cross_mask [B, T] are computed here once and shared by
+        cross_k, cross_v [L, B, H, T, K] and cross_mask [B, T] are computed here once and shared by
         the beams of a row (step rows r*beams .. r*beams + beams - 1); self_k, self_v
-        [L, R, S, H, K] start as zeros. Positions with encoder segment id 0 are hidden.
+        [L, R, H, S, K] start as zeros. Positions with encoder segment id 0 are hidden.
         """
         config = self.config
         rows = encoded_BTD.shape[0] * beams
-        shape = (config.num_decoder_layers, rows, max_decode_len)
-        zeros = jnp.zeros((*shape, config.num_heads, config.head_dim), config.jax_dtype)
+        shape = (config.num_decoder_layers, rows, config.num_heads, max_decode_len)
+        zeros = jnp.zeros((*shape, config.head_dim), config.jax_dtype)
         cross_k, cross_v = self.decoder.cross_keys_values(encoded_BTD)
         return {
             "cross_k": cross_k,

@@ -7,6 +7,7 @@ family. Lines marked UNVERIFIED rest on the code that made the collections, not 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +28,9 @@ HELD_OUT_CLUSTERS = {
     "completion": "sentence completion",
 }
 
+# Their other configs are other data; of the rest, languages or rounds.
+_BY_CONFIG = ("super_glue", "glue", "winogrande", "story_cloze", "blimp", "lince", "pubmed_qa")
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSet:
@@ -45,38 +49,32 @@ class EvaluationSet:
     why: str
 
 
-def _sets(why: str, text: str) -> list[EvaluationSet]:
-    """Reads lines of `dataset [config,config] split,split`."""
-    found = []
-    for line in text.split(";"):
-        name, *configs, splits = line.split()
-        configs = tuple(configs[0].split(",")) if configs else ()
-        found.append(EvaluationSet(name, configs, tuple(splits.split(",")), why))
-    return found
-
-
-EVALUATION_SETS = (
-    *_sets(
-        "scored by rank in mT0's published evaluation, held-out cluster",
-        "xnli validation; super_glue cb,rte,copa validation; anli dev_r1,dev_r2,dev_r3;"
-        "xwinograd test; winogrande winogrande_xl validation; xcopa validation;"
-        "story_cloze 2016 validation; xstory_cloze validation",
+_PUBLISHED = "scored by rank in mT0's published evaluation, held-out cluster"
+_CHOICE = "scored in the published choice of mT0's checkpoints"
+# What is scored by generation; sets scored by rank stand in seqio_tasks' table.
+_GENERATED = (
+    EvaluationSet("wmt14", ("fr-en", "hi-en"), ("validation", "test"), _CHOICE),
+    EvaluationSet("mlsum", ("es",), ("validation", "test"), _CHOICE),
+    EvaluationSet(
+        "openai_humaneval", (), ("test",), "scored by pass@k in mT0's published evaluation"
     ),
-    *_sets(
-        "scored in the published choice of mT0's checkpoints",
-        "head_qa validation; climate_fever test; codah train; aqua_rat validation;"
-        "commonsense_qa validation; amazon_reviews_multi validation; art validation;"
-        "banking77 test; blbooksgenre train; blimp adjunct_island train; conv_ai_3 validation;"
-        "craigslist_bargains validation; ecthr_cases validation; emo validation; emotion test;"
-        "financial_phrasebank train; glue cola,sst2 validation; health_fact validation;"
-        "hlgd validation; hyperpartisan_news_detection train; liar validation;"
-        "lince sa_spaeng validation; math_qa test; movie_rationales validation; mwsc validation;"
-        "onestop_english train; poem_sentiment validation; pubmed_qa pqa_labeled train;"
-        "riddle_sense validation; scicite validation; selqa validation;"
-        "snips_built_in_intents train; wmt14 fr-en,hi-en validation,test; mlsum es validation,test",
-    ),
-    *_sets("scored by pass@k in mT0's published evaluation", "openai_humaneval test"),
 )
+
+
+@functools.cache
+def evaluation_sets() -> tuple[EvaluationSet, ...]:
+    """Returns every data set that the published evaluation scores, and the split of it."""
+    from seqio_tasks import evaluation_tables
+
+    found: dict[tuple, EvaluationSet] = {}
+    for task in evaluation_tables.tasks().values():
+        why = _PUBLISHED if task.group == evaluation_tables.PAPER else _CHOICE
+        key = (task.short, (task.config,) if task.short in _BY_CONFIG else (), why)
+        splits = found[key].splits if key in found else ()
+        splits = tuple(dict.fromkeys((*splits, task.split)))
+        found[key] = EvaluationSet(*key[:2], splits, why)
+    return (*found.values(), *_GENERATED)
+
 
 _FLORES = (
     "FLORES-200 dev and devtest are training data of the collection: confirmed by its author "
@@ -155,7 +153,7 @@ def _of_member(task: str, facts: Mapping[str, Any]) -> Finding | None:
     split = "" if split == "unknown" else split
     config_shown = config if config not in ("", "none", "pairs", "unknown") else ""
     shown = str(facts["dataset"])
-    for one in EVALUATION_SETS:
+    for one in evaluation_sets():
         configs = [_plain(known) for known in one.configs]
         if dataset != _plain(one.dataset) or (configs and config not in configs):
             continue

@@ -79,7 +79,7 @@ def check(
         "tasks": len(tasks),
         "by_name": [dataclasses.asdict(finding) for finding in by_name],
     }
-    against = list(options.against) or _evaluations_at_hand(tasks)
+    against = list(options.against) or _evaluations_at_hand(tasks, say)
     touched = 0
     if against:
         index = _index(against, module, tasks, say)
@@ -155,20 +155,36 @@ def _name_lines(name: str, num_tasks: int, found: Sequence[Finding]) -> Iterator
 # By text
 
 
-def _evaluations_at_hand(tasks: Sequence[Any]) -> list[str]:
-    """Returns the registered rank tasks: mini-xP3's for its own mixtures, all others else."""
+def _evaluations_at_hand(tasks: Sequence[Any], say: Callable[[str], None] = print) -> list[str]:
+    """Returns mini-xP3's rank tasks for its own mixtures.
+
+    For others, the registered ones and those of the paper whose files are here.
+    """
     import seqio
 
     if all(task.name.startswith("mini_") for task in tasks):
         return ["mini_eval"]
     own = {task.name for task in tasks}
-    return [
+    registered = {
         name
-        for name in sorted(seqio.TaskRegistry.names())
+        for name in seqio.TaskRegistry.names()
         if not name.startswith("mini_")
-        and name not in own
         and "choices" in seqio.TaskRegistry.get(name).output_features
-    ]
+    }
+    return sorted((registered | _papers(say)) - own)
+
+
+def _papers(say: Callable[[str], None]) -> set[str]:
+    """Returns the paper's evaluation tasks at hand; says why where it is for want of prompts."""
+    from seqio_tasks import evaluation_at_hand
+
+    try:
+        if not evaluation_at_hand.with_files():
+            return set()
+        return set(evaluation_at_hand.at_hand())
+    except ValueError as error:
+        say(f"check: the paper's evaluation is left out: {error}")
+        return set()
 
 
 def _index(

@@ -84,6 +84,8 @@ def print_list(
     unread = [name for name in collections() if not any(e.collection == name for e in entries)]
     if unread and not patterns:
         say(f"listed when named, as in `mt0 tasks list {unread[0]}`: {', '.join(unread)}")
+    if not patterns:
+        say(f"the published evaluation, by whole names too: {', '.join(evaluations())}")
     return entries
 
 
@@ -114,6 +116,13 @@ def collections() -> list[str]:
     import seqio_tasks.xp3_tables
 
     return list(seqio_tasks.xp3_tables.collections())
+
+
+def evaluations() -> list[str]:
+    """Returns the published evaluation's mixture and the tasks that no mixture of it holds."""
+    from seqio_tasks import generation, humaneval
+
+    return ["mt0_eval", *generation.NAMES, humaneval.NAME]
 
 
 def _registered(patterns: Sequence[str], module: str | None) -> Any:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from mt0_tpu.data.dataset_config import DatasetConfig
 from mt0_tpu.errors import UserError
-from mt0_tpu.report_details import escaped
-from mt0_tpu.report_page import document
+from mt0_tpu.report_document import document, escaped
 from mt0_tpu.tasks.cached_examples import drawn_examples, ranked_examples
 from mt0_tpu.tasks.row_lengths import Recommendation, RowChoice
 from mt0_tpu.tasks.stats_lines import (
@@ -35,13 +34,13 @@ _MOST_TASKS = 100
 _STYLE = """
 .share { position:relative; min-width:150px; } .share i { position:absolute; left:0; top:5px;
   bottom:5px; background:var(--c,#0072B2); opacity:.28; border-radius:2px; }
-.share b { position:absolute; left:0; top:5px; bottom:5px; border-right:2px solid #1c2430; }
+.share b { position:absolute; left:0; top:5px; bottom:5px; border-right:2px solid var(--ink); }
 .tokens { font:13px/2 ui-monospace,"DejaVu Sans Mono","Noto Sans Mono",monospace;
   overflow-wrap:anywhere; margin:2px 0 8px; }
 .tokens span { padding:2px 1px; border-radius:3px; } .tokens span:nth-child(odd) {
-  background:#e8f0f7; } .tokens span:nth-child(even) { background:#f7efdf; }
-.tokens span.special { background:#1c2430; color:#fff; font-size:11px; padding:2px 4px; }
-.lost { color:#b3361e; font-size:13px; margin:0 0 6px; }
+  background:var(--mark); } .tokens span:nth-child(even) { background:var(--other); }
+.tokens span.special { background:var(--ink); color:var(--paper); font-size:11px; padding:2px 4px; }
+.lost { color:var(--no); font-size:13px; margin:0 0 6px; }
 pre.paste { background:var(--wash); padding:10px 14px; border-radius:6px; overflow-x:auto; }
 tr.best td, tr.best th { font-weight:600; } .wide { overflow-x:auto; }
 details { margin:6px 0; } summary { cursor:pointer; }

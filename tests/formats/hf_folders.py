@@ -26,7 +26,8 @@ CONFIG = {
     "num_decoder_layers": 1, "num_heads": 2, "feed_forward_proj": "gated-gelu",
     "tie_word_embeddings": False,
 }  # fmt: skip
-STORAGES = {"float32": "FloatStorage", "bfloat16": "BFloat16Storage", "float16": "HalfStorage"}
+STORAGES = {"float32": "FloatStorage", "bfloat16": "BFloat16Storage", "float16": "HalfStorage",
+            "int8": "CharStorage"}  # fmt: skip
 
 
 def t5x_arrays(seed=0, dtype=np.float32):

@@ -140,14 +140,6 @@ def test_nothing_is_overwritten_unless_told_to(tmp_path):
     assert not (out / "model.safetensors").exists()
 
 
-def test_only_an_export_is_replaced(tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "thesis.txt").write_text("years of work")
-    refused(tmp_path, "is no Hugging Face folder", overwrite=True)
-    assert (out / "thesis.txt").read_text() == "years of work"
-
-
 def test_a_reader_that_fails_leaves_nothing(tmp_path):
     class Failing(InMemory):
         def read(self, name):

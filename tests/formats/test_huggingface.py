@@ -267,7 +267,11 @@ def test_an_unknown_name(tmp_path):
     "header",
     [b"{", b"[]", b'{"a": 3}', b'{"a": {"dtype": "F8", "shape": [1], "data_offsets": [0, 1]}}',
      b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}',
-     b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}'],
+     b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}',
+     b'{"a": {"dtype": "F32", "shape": [1.5], "data_offsets": [0, 6]}}',
+     b'{"a": {"dtype": "F32", "shape": [Infinity], "data_offsets": [0, 4]}}',
+     b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, '
+     b'"b": {"dtype": "F32", "shape": [1], "data_offsets": [2, 6]}}'],
 )  # fmt: skip
 def test_a_damaged_safetensors_header(tmp_path, header):
     write_config(tmp_path)
@@ -297,3 +301,23 @@ def test_find_goes_by_content(tmp_path):
     (tmp_path / "b" / "model.safetensors").write_text("no tensors")
     assert huggingface.find(tmp_path / "b") is None
     assert huggingface.find(tmp_path / "b" / "model.safetensors") is None
+
+
+def test_whole_numbers_are_no_weights(tmp_path):
+    write_config(tmp_path)
+    arrays = torch_arrays(t5x_arrays())
+    name = "encoder.block.0.layer.1.DenseReluDense.wo.weight"
+    arrays[name] = arrays[name].astype(np.int8)
+    save_bin(tmp_path / "pytorch_model.bin", arrays)
+    refused(tmp_path, f"{name} is int8, where one of float64, .*quantized")
+
+
+def test_a_configuration_of_a_billion_layers_is_refused_at_once(tmp_path):
+    write_config(tmp_path, num_layers=10**9)
+    save_safetensors(tmp_path / "model.safetensors", torch_arrays(t5x_arrays()))
+    refused(tmp_path, "tensors, which are no 1000000001 layers")
+
+
+def test_a_kind_of_layer_that_is_no_text(tmp_path):
+    write_config(tmp_path, feed_forward_proj=["gated-gelu"])
+    refused(tmp_path, "describes T5 1.0")

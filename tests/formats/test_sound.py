@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import tracemalloc
 
 import ml_dtypes
 import numpy as np
@@ -57,6 +58,18 @@ def test_values_beyond_the_first_block(monkeypatch):
     with pytest.raises(UserError, match=r"2 of 30 values of x .* the first at \(5, 2\)"):
         sound.check_values("x", array, "here")
     sound.check_values("ids", np.arange(30), "here")
+
+
+def test_a_transposed_tensor_is_not_copied(monkeypatch):
+    monkeypatch.setattr(sound, "_BLOCK", 1000)
+    array = np.zeros((500, 400), np.float32).T
+    array[3, 5] = np.inf
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"1 of 200000 values of x .* the first at \(3, 5\)"):
+        sound.check_values("x", array, "here")
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < array.nbytes / 4
 
 
 def test_checked_weights_are_the_same_but_for_damage(tmp_path):

@@ -1,5 +1,6 @@
 """Reading T5X's own checkpoints: golden ones to the bit, and every damage in one sentence."""
 
+import json
 import shutil
 
 import ml_dtypes
@@ -227,3 +228,30 @@ def test_parameters_of_whole_numbers(damaged):
 def test_no_parameters(damaged):
     repacked(damaged, lambda tree: tree["optimizer"].update(target={}))
     refused(damaged, "no parameters")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"shape": [10**9, 10**9], "chunks": [1, 1]}, "1000000000000000000 chunks"),
+        ({"shape": [10**9, 10**9], "chunks": [1, 1], "fill_value": 0}, "1000000000000000000 chunk"),
+        ({"dimension_separator": 5}, "AttributeError"),
+        ({"chunks": [10**12, 64]}, "chunks (1000000000000, 64) of"),
+    ],
+)  # fmt: skip
+def test_a_header_that_lies(damaged, change, words):
+    header = damaged / KERNEL / ".zarray"
+    header.write_text(json.dumps(json.loads(header.read_text()) | change))
+    refused(damaged, "is not zarr v2's", words)
+
+
+def test_a_file_of_no_bytes(damaged):
+    (damaged / "checkpoint").write_bytes(b"")
+    refused(damaged, "cannot be read as T5X's msgpack file")
+
+
+def test_a_chunk_that_is_lost_later_is_no_zeros(damaged):
+    weights = opened(damaged)
+    (damaged / KERNEL / "0.0").unlink()
+    with pytest.raises(UserError, match=f"{KERNEL} is damaged"):
+        weights.read(KERNEL.removeprefix("target."))

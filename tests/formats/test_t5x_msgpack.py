@@ -126,3 +126,35 @@ def test_first_key(tmp_path):
     assert t5x_msgpack.first_key(written(tmp_path, many)) == "key_0"
     for other in ({}, [1], {5: 5}, "text"):
         assert t5x_msgpack.first_key(written(tmp_path, other)) is None
+
+
+@pytest.mark.parametrize(
+    "array, words",
+    [
+        ([[3.0], "float32", bytes(12)], "shape"),
+        ([[], "object", bytes(8)], "'object', which are no numbers"),
+        ([[], "i4,i4", bytes(8)], "'i4,i4', which are no numbers"),
+        ([[1], ["float32"], bytes(4)], "no.*shape, dtype, bytes"),
+        ([[2], "float32", [0, 8]], "not .shape, dtype, bytes"),
+    ],
+)  # fmt: skip
+def test_an_array_that_lies(tmp_path, array, words):
+    path = single_file(tmp_path, {"scale": msgpack.ExtType(1, msgpack.packb(array))})
+    with pytest.raises(UserError, match=words):
+        t5x.open_weights(path)
+
+
+def test_extensions_in_each_other_end(tmp_path):
+    path = tmp_path / "checkpoint"
+    path.write_bytes(b"\x81\xa6target" + b"\xc9\x00\x00\x00\x04\x01" * 5000)
+    with pytest.raises(UserError, match="nested too deep"):
+        t5x_msgpack.load(path)
+
+
+@pytest.mark.parametrize(
+    "step", [-5, 2**31, float("nan"), inline(np.zeros(3, np.int32)), inline(np.float32([7]))]
+)
+def test_a_step_that_is_none(tmp_path, step):
+    target = {"scale": inline(np.ones(3, np.float32))}
+    with pytest.raises(UserError, match="state.step is .*expected a whole number from 0 to 21474"):
+        t5x.open_weights(single_file(tmp_path, target, state={"step": step}))

@@ -113,7 +113,7 @@ def test_parameters_alone_in_several_chunks_and_commits(tmp_path, monkeypatch):
 def test_refusals(tmp_path):
     weights = HeldWeights({"scale": np.ones(2, np.float32)})
     (tmp_path / "there").mkdir()
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="there exists; name another folder"):
         t5x_orbax_writer.write(weights, tmp_path / "there")
     with pytest.raises(UserError, match="convert without optimizer state"):
         t5x_orbax_writer.write(weights, tmp_path / "out", with_state=True)

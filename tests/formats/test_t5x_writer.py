@@ -141,18 +141,6 @@ def test_half_floats_and_views(tmp_path):
     )
 
 
-def test_an_existing_destination_is_refused(tmp_path):
-    there = tmp_path / "there"
-    there.mkdir()
-    (there / "mine").write_text("x")
-    with pytest.raises(UserError, match="exists already"):
-        t5x_writer.write(held(scale=np.ones(2, np.float32)), there)
-    assert os.listdir(tmp_path) == ["there"] and os.listdir(there) == ["mine"]
-    t5x_writer.write(held(scale=np.ones(2, np.float32)), there, overwrite=True)
-    assert os.listdir(tmp_path) == ["there"]
-    assert set(os.listdir(there)) == {"checkpoint", "target.scale"}
-
-
 def test_a_failure_leaves_nothing_and_keeps_the_old(tmp_path):
     class Broken(HeldWeights):
         def read(self, name):

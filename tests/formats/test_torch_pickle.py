@@ -1,7 +1,9 @@
 import collections
 import os
 import pickle
+import pickletools
 import struct
+import zipfile
 
 import ml_dtypes
 import numpy as np
@@ -173,3 +175,27 @@ def test_other_files_are_not_taken_for_one(tmp_path):
         archive.writestr("readme.txt", "hello")
     (tmp_path / "x.txt").write_text("hello")
     assert not looks_like(tmp_path / "x.zip") and not looks_like(tmp_path / "x.txt")
+
+
+@pytest.mark.parametrize(
+    "change", [{"strides": (-1000, 1)}, {"offset": -5}, (None, {"offset": -5})]
+)
+def test_a_tensor_keeps_what_was_checked(tmp_path, change):
+    """BUILD would set fields past the checks: strides then read memory outside the file."""
+    save_torch(tmp_path / "x.bin", tensors({"a": np.ones((3, 4), np.float32)}))
+    with zipfile.ZipFile(tmp_path / "x.bin") as archive:
+        pickled = archive.read("archive/data.pkl")
+    # The calls in it: the outer map, the tensor's map of hooks, the tensor.
+    call = [at for code, _, at in pickletools.genops(pickled) if code.name == "REDUCE"][2] + 1
+    build = pickle.dumps(change, protocol=2)[2:-1] + pickle.BUILD
+    hostile = pickled[:call] + build + pickled[call:]
+    save_archive(tmp_path / "x.bin", hostile, {"0": np.ones(12, np.float32)})
+    with pytest.raises(UserError, match="fields set on a tensor"):
+        TorchFile(tmp_path / "x.bin")
+
+
+def test_a_memo_of_gigabytes_is_not_made(tmp_path):
+    hostile = b"\x80\x02}" + pickle.LONG_BINPUT + struct.pack("<I", 2**31 - 1) + b"."
+    save_archive(tmp_path / "x.bin", hostile, {})
+    with pytest.raises(UserError, match="a memo at index 2147483647"):
+        TorchFile(tmp_path / "x.bin")

@@ -281,8 +281,8 @@ def test_beams_share_the_encoder_row(network, params, golden):
     encoded, ids, tokens = decode_rows(network, params, golden)
     by_beam = tokens.reshape(4, 2, 24)
     cache = network.init_cache(params, encoded[:4], ids[:4], 24, 2)
-    assert cache["cross_k"].shape == (2, 4, 20, 4, 16)
-    assert cache["self_k"].shape == (2, 8, 24, 4, 16)
+    assert cache["cross_k"].shape == (2, 4, 4, 20, 16)
+    assert cache["self_k"].shape == (2, 8, 4, 24, 16)
     encoded, ids = jnp.repeat(encoded[:4], 2, axis=0), jnp.repeat(ids[:4], 2, axis=0)
     whole = network.decode(params, encoded, ids, tokens, jnp.ones_like(tokens))
     for step in range(3):

@@ -14,6 +14,7 @@ from mt0_tpu.errors import UserError
 from mt0_tpu.tasks import task_check
 from mt0_tpu.tasks.task_check import FOUND, CheckOptions, check
 from seqio_tasks import megatron, sources, task_facts
+from tests.seqio_tasks.evaluation_folders import copa_row, write_copa_prompts, write_rows
 
 VOCABULARY = seqio.ByteVocabulary()
 PAIR = {name: seqio.Feature(VOCABULARY) for name in ("inputs", "targets")}
@@ -155,8 +156,28 @@ def test_which_evaluations_are_at_hand(evaluation):
     assert evaluation not in task_check._evaluations_at_hand([own, other])
 
 
+def test_the_papers_evaluation_is_looked_for_where_it_is_at_hand(tmp_path, monkeypatch):
+    monkeypatch.setenv("MT0_EVAL_DIR", str(tmp_path / "rows"))
+    monkeypatch.setenv("MT0_PROMPTS_DIR", str(tmp_path / "prompts"))
+    premises = texts(20, "xcopa")
+    rows = [copa_row(number, premise=text) for number, text in enumerate(premises)]
+    write_rows(tmp_path / "rows" / "xcopa" / "sw" / "val.sw.jsonl", rows)
+    (tmp_path / "prompts").mkdir()
+    said = []
+    kept = {n: t for n, t in seqio.TaskRegistry._REGISTRY.items() if not n.startswith("eval_")}
+    monkeypatch.setattr(seqio.TaskRegistry, "_REGISTRY", kept)
+    other = types.SimpleNamespace(name="mine")
+    assert "eval_xcopa_sw" not in task_check._evaluations_at_hand([other], said.append)
+    assert said[0].startswith("check: the paper's evaluation is left out: ")
+    write_copa_prompts(tmp_path / "prompts")
+    assert "eval_xcopa_sw" in task_check._evaluations_at_hand([other], said.append)
+    code, said = run(training(planted=premises[:3]))
+    assert code == FOUND
+    assert any(line.startswith("eval_xcopa_sw") and " 15 " in line for line in said)
+
+
 def test_without_evaluations_names_alone_are_looked_at(monkeypatch):
-    monkeypatch.setattr(task_check, "_evaluations_at_hand", lambda tasks: [])
+    monkeypatch.setattr(task_check, "_evaluations_at_hand", lambda *_: [])
     code, said = run(training())
     assert code == 0 and "name one, or a .jsonl file of its examples, with --against" in said[1]
 

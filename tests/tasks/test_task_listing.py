@@ -93,8 +93,10 @@ def test_everything_is_readable_and_complete():
 
 
 def test_collections_that_are_read_when_named_are_told():
-    last = listed(cache_dir="/none/such")[-1]
-    assert last.startswith("listed when named, as in `mt0 tasks list p3`: p3, xp3, xp3mt")
+    told, last = listed(cache_dir="/none/such")[-2:]
+    assert told.startswith("listed when named, as in `mt0 tasks list p3`: p3, xp3, xp3mt")
+    assert last.startswith("the published evaluation, by whole names too: mt0_eval, eval_wmt14_")
+    assert last.endswith(", eval_humaneval")
 
 
 def test_a_pattern_keeps_the_names_that_hold_it():

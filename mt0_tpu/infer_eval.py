@@ -1,0 +1,108 @@
+"""Evaluation during training: the job of `mt0 eval` on the live parameters, every so many steps.
+
+Nothing of the run depends on it: parameters are read, not given away, and no random number or
+batch of training is drawn.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from mt0_tpu.data.dataset_config import DatasetConfig
+from mt0_tpu.decode_config import DecodeConfig
+from mt0_tpu.errors import UserError
+from mt0_tpu.eval_follow import RUN_FILE
+from mt0_tpu.eval_outputs import EvalOutputs
+from mt0_tpu.eval_tasks import EvalData
+from mt0_tpu.evaluator import Evaluator
+from mt0_tpu.models.t5 import T5Config
+from mt0_tpu.whole_file import write_whole
+
+
+class InferEval:
+    """T5X's "infer_eval": writes MODEL_DIR/rank.jsonl, summary.json and inference_eval/.
+
+    Args:
+      model_dir: of the run.
+      dataset: which mixture and split; lengths of None cut nothing.
+      period: steps between two evaluations.
+      num_examples: at most this many of each task.
+      decode: how predictions are made.
+      say: takes lines of progress.
+
+    Raises:
+      UserError: nothing of the mixture can be evaluated.
+    """
+
+    def __init__(
+        self,
+        model_dir: str,
+        dataset: DatasetConfig,
+        model: T5Config,
+        mesh,
+        period: int,
+        num_examples: int | None,
+        decode: DecodeConfig,
+        say: Callable[[str], None],
+    ):
+        if period < 1:
+            raise UserError(f"infer_eval_period is {period}; write 1 or more steps")
+        data = EvalData(
+            mixture_or_task_name=dataset.mixture_or_task_name,
+            split=dataset.split,
+            task_feature_lengths=dataset.task_feature_lengths,
+            num_examples=num_examples,
+            decode=decode,
+            module=dataset.module,
+            cache_dir=dataset.cache_dir,
+            use_cached=dataset.use_cached,
+            data_dir=dataset.data_dir,
+        )
+        self._evaluator = Evaluator(data, model, mesh, dataset.batch_size, say=say)
+        settings = {"checkpoints_of": os.path.abspath(model_dir), **data.settings()}
+        # A run that goes on from an earlier checkpoint evaluates its steps again.
+        name = dataset.mixture_or_task_name
+        self._outputs = EvalOutputs(model_dir, name, settings, overwrite=True)
+        self._outputs.check(0)
+        self._model_dir, self._period, self._say = model_dir, period, say
+
+    def is_due(self, step: int, final_step: int) -> bool:
+        """Whether a step is one to evaluate at: every period, and the last."""
+        return step % self._period == 0 or step == final_step
+
+    def run(self, params, step: int) -> None:
+        """Evaluates the parameters of a step and says how they did."""
+        summary = self._evaluator.run(params, step, self._model_dir, self._outputs)
+        if jax.process_index() == 0:
+            self._say(f"  infer eval {step}: {_in_a_line(summary)}")
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._outputs.close()
+
+
+def _in_a_line(summary) -> str:
+    words = [
+        f"{group['cluster']} {100 * group['median_accuracy']:.1f} %"
+        for group in summary["groups"]
+        if group["languages"] == "all"
+    ]
+    words += [
+        f"{task} {name} {value:.4g}"
+        for task, metrics in summary["tasks"].items()
+        for name, value in metrics.items()
+        if isinstance(value, int | float)
+    ]
+    more = f" and {len(words) - 8} more" if len(words) > 8 else ""
+    return "; ".join(words[:8]) + more
+
+
+def write_run_file(model_dir: str, first_step: int, final_step: int) -> None:
+    """Says in MODEL_DIR where the run will stop, for `mt0 eval` that follows it."""
+    text = json.dumps({"first_step": first_step, "final_step": final_step})
+    write_whole(Path(model_dir) / RUN_FILE, text + "\n")
