@@ -86,7 +86,8 @@ def bleu_for(language: str) -> MetricFn:
     """BLEU that cuts words as a language needs it; ValueError where a package is missing.
 
     Chinese goes by sacrebleu's 'zh', Japanese and Korean by MeCab (`pip install 'sacrebleu[ja]'`
-    or `[ko]`), Thai, Lao, Khmer, Burmese and Tibetan by characters, others by '13a', sacrebleu's default.
+    or `[ko]`), Thai, Lao, Khmer, Burmese and Tibetan by characters, others by '13a', sacrebleu's
+    default.
     """
     code = re.split(r"[-_]", language)[0].lower()
     if code in _BY_CHARACTER:
