@@ -7,11 +7,11 @@ import textwrap
 from pathlib import Path
 
 from mt0_tpu.errors import UserError
-from mt0_tpu.report_document import GENERATOR
-from mt0_tpu.report_page import page
-from mt0_tpu.report_runs import ARM_TITLES, Run, arm_title, load_runs
-from mt0_tpu.report_tables import Column, Scores, spread
-from mt0_tpu.report_verdicts import conclusion, verdicts
+from mt0_tpu.reporting.document import GENERATOR
+from mt0_tpu.reporting.page import page
+from mt0_tpu.reporting.runs import ARM_TITLES, Run, arm_title, load_runs
+from mt0_tpu.reporting.tables import Column, Scores, spread
+from mt0_tpu.reporting.verdicts import conclusion, verdicts
 from mt0_tpu.whole_file import write_whole
 
 _WIDTH, _LINES = 100, 25

@@ -13,7 +13,7 @@ from typing import Any
 from mt0_tpu.errors import UserError
 from mt0_tpu.formats.model_card import ModelCard
 from mt0_tpu.models.config import T5Config
-from mt0_tpu.report_config import RunConfig, read_config
+from mt0_tpu.reporting.config import RunConfig, read_config
 
 # Rows of the card's table of training: what a reader asks first, and the macro or parameter.
 _TRAINING = {

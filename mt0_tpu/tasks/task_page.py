@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mt0_tpu.data.dataset_config import DatasetConfig
 from mt0_tpu.errors import UserError
-from mt0_tpu.report_document import document, escaped
+from mt0_tpu.reporting.document import document, escaped
 from mt0_tpu.tasks.cached_examples import drawn_examples, ranked_examples
 from mt0_tpu.tasks.row_lengths import Recommendation, RowChoice
 from mt0_tpu.tasks.stats_lines import (

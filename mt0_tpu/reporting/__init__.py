@@ -1,0 +1,1 @@
+"""The HTML report of runs: what it reads, how it is laid out, what it says."""
