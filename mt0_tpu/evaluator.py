@@ -232,10 +232,14 @@ def _vocabulary_of(task: RankTask, name: str | None) -> TextVocabulary | None:
         if "ByteVocabulary" in shown:
             name = "byt5"
         else:
-            at_hand = [mini_model(), Path(os.environ.get("MT0_VOCABULARY", ""))]
+            at_hand = [mini_model(), _file_of(Path(os.environ.get("MT0_VOCABULARY", "")))]
             of_task = [p for p in at_hand if p.is_file() and _sha256(p) in shown]
             name = str(of_task[0]) if of_task else None
     return _opened(name) if name else None
+
+
+def _file_of(path: Path) -> Path:
+    return path / "tokenizer.json" if path.is_dir() else path
 
 
 _opened = functools.cache(open_vocabulary)

@@ -111,7 +111,8 @@ class FileRequests:
 
         choices = fields.get("choices") if self._lines.scored else None
         scored = (choices or [fields["targets"]]) if self._lines.scored else []
-        targets = [ids(text, "targets", [self.eos_id]) for text in scored]
+        before = self._words.target_prefix
+        targets = [ids(before + text, "targets", [self.eos_id]) for text in scored]
         return Request(fields, ids(fields["inputs"], "inputs", self._eos), targets, choices)
 
     def decode(self, ids: Sequence[int]) -> str:

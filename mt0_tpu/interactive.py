@@ -69,9 +69,10 @@ class Prompt:
         if not line.strip():
             return []
         cutting = Cutting(self._lengths, "trim")
-        inputs = cutting.cut(self._words.encode(line), "inputs", self._eos, "")
+        words, before = self._words, self._words.target_prefix
+        inputs = cutting.cut(words.encode(line), "inputs", self._eos, "")
         choices = [
-            cutting.cut(self._words.encode(one), "targets", [self._words.eos_id], "")
+            cutting.cut(words.encode(before + one), "targets", [words.eos_id], "")
             for one in self._choices
         ]
         said = self._ranked(inputs, choices) if choices else self._predicted(inputs)

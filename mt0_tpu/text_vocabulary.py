@@ -1,6 +1,7 @@
 """Text to token ids and back, without SeqIO or TensorFlow.
 
-The same ids as SeqIO's SentencePieceVocabulary(extra_ids=0) and ByteVocabulary; used where text
+The same ids as SeqIO's SentencePieceVocabulary(extra_ids=0) and ByteVocabulary, and as our
+TokenizersVocabulary; used where text
 comes in or goes out and no task is run.
 """
 
@@ -18,10 +19,21 @@ EOS_ID = 1
 
 
 class TextVocabulary(Protocol):
-    """What infer and evaluate need of a vocabulary."""
+    """What infer and evaluate need of a vocabulary.
+
+    Attributes:
+      size: ids there are.
+      eos_id: ends a text.
+      inputs_eos: whether inputs end in it where nothing else is said.
+      choices_eos: whether answer choices do.
+      target_prefix: what comes before a target or choice, '' or a blank.
+    """
 
     size: int
     eos_id: int
+    inputs_eos: bool
+    choices_eos: bool
+    target_prefix: str
 
     def encode(self, text: str) -> list[int]:
         """Returns ids without EOS."""
@@ -30,13 +42,16 @@ class TextVocabulary(Protocol):
         """Returns the text up to the first EOS; padding is left out."""
 
 
-def content(ids: Iterable[int], eos_id: int = EOS_ID) -> list[int]:
-    """Returns the ids before the first EOS, without padding."""
+def content(ids: Iterable[int], eos_id: int = EOS_ID, pad_id: int | None = PAD_ID) -> list[int]:
+    """Returns the ids before the first EOS, without padding.
+
+    A `pad_id` of None leaves nothing out: BLOOM's 0 is a token.
+    """
     kept = []
     for one in ids:
         if one == eos_id:
             break
-        if one != PAD_ID:
+        if one != pad_id:
             kept.append(int(one))
     return kept
 
@@ -44,7 +59,7 @@ def content(ids: Iterable[int], eos_id: int = EOS_ID) -> list[int]:
 class SentencePieceText:
     """A SentencePiece model file with pad 0 and EOS 1, as mT5's and T5's are."""
 
-    eos_id = EOS_ID
+    eos_id, inputs_eos, choices_eos, target_prefix = EOS_ID, True, True, ""
 
     def __init__(self, path: Path):
         import sentencepiece
@@ -73,7 +88,7 @@ class SentencePieceText:
 class ByteText:
     """ByT5's: UTF-8 byte b is id b + 3; 0 padding, 1 EOS, 2 unknown, 125 ids spare at the end."""
 
-    eos_id = EOS_ID
+    eos_id, inputs_eos, choices_eos, target_prefix = EOS_ID, True, True, ""
     offset = 3
     size = 256 + 3
 
@@ -89,20 +104,52 @@ class ByteText:
         )
 
 
+class TokenizerJsonText:
+    """A tokenizer.json, such as BLOOM's, with the text of BLOOMZ.
+
+    Inputs go without EOS, a blank comes before targets and choices, and choices, as in the
+    published evaluation, have no EOS either.
+    """
+
+    inputs_eos, choices_eos, target_prefix = False, False, " "
+
+    def __init__(self, path: Path):
+        from seqio_tasks.tokenizer_json import TokenizerJson
+
+        try:
+            self._file = TokenizerJson(path)
+        except ValueError as error:
+            raise UserError(str(error).rstrip(".")) from None
+        self.size, self.eos_id = self._file.size, self._file.eos_id
+
+    def encode(self, text: str) -> list[int]:
+        """Returns ids without EOS."""
+        return self._file.encode(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Returns the text up to the first EOS; a padding row of the table reads as unknown."""
+        return self._file.decode(content(ids, self.eos_id, pad_id=None))
+
+
 def open_vocabulary(name: str) -> TextVocabulary:
-    """Opens 'mini', 'byt5', or the SentencePiece model at a path.
+    """Opens 'mini', 'byt5', or the SentencePiece model or tokenizer.json at a path.
 
     Raises UserError where there is no such vocabulary.
     """
+    from seqio_tasks import tokenizer_json
+
     if name == "byt5":
         return ByteText()
     path = mini_model() if name == "mini" else Path(name)
+    if tokenizer_json.is_named(path):
+        return TokenizerJsonText(path)
     if path.is_dir():
         path = path / "spiece.model"
     if not path.is_file():
         raise UserError(
             f"there is no vocabulary {name!r}; write 'mini', 'byt5' or the path of a SentencePiece "
-            f"model (mT5's is spiece.model).{did_you_mean(name, ('mini', 'byt5'))}"
+            "model (mT5's is spiece.model) or of a tokenizer.json (BLOOM's)."
+            f"{did_you_mean(name, ('mini', 'byt5'))}"
         )
     return SentencePieceText(path)
 

@@ -6,8 +6,10 @@ Importing this module registers nothing. A task is a data set in one language un
 `evaluation_prompts`. docs/evaluation.md has the protocol.
 
 Environment, beside $MT0_EVAL_DIR and $MT0_PROMPTS_DIR: MT0_VOCABULARY names the SentencePiece
-model; MT0_BAD_LINES=skip leaves rows out, and counts them, that a prompt makes no question of.
-Inputs go without EOS, as in the published evaluation; choices end in it.
+model or BLOOM's tokenizer.json; MT0_BAD_LINES=skip leaves rows out, and counts them, that a prompt
+makes no question of.
+Inputs go without EOS, as in the published evaluation; mT5's choices end in it, BLOOM's have none
+and a blank before them.
 """
 
 from __future__ import annotations
@@ -142,22 +144,27 @@ def _add_tasks(wanted: Sequence[str]) -> None:
 
 def _add_task(task: EvaluationTask, library: PromptLibrary) -> None:
     errors = os.environ.get("MT0_BAD_LINES") or "stop"
+    features = _features(os.environ.get("MT0_VOCABULARY"))
     seqio.TaskRegistry.add(
         task.name,
         source=EvaluationSource(task, library, errors),
         preprocessors=[
             RightChoice(),
+            *vocabularies.text_steps(features["choices"].vocabulary),
             seqio.preprocessors.tokenize,
             seqio.CacheDatasetPlaceholder(),
             seqio.preprocessors.append_eos_after_trim,
         ],
-        output_features=_features(os.environ.get("MT0_VOCABULARY")),
+        output_features=features,
         metric_fns=[],
     )
     task_facts.register_facts(task.name, **evaluation_tables.facts_of(task.name))
 
 
 @functools.cache
-def _features(vocabulary: str | None) -> dict[str, seqio.Feature]:
+def _features(path: str | None) -> dict[str, seqio.Feature]:
     # One object for all tasks: they need one model in memory.
-    return vocabularies.rank_features(vocabularies.mt5(vocabulary), inputs_eos=False)
+    vocabulary = vocabularies.named(path)
+    return vocabularies.rank_features(
+        vocabulary, inputs_eos=False, choices_eos=not vocabularies.text_steps(vocabulary)
+    )

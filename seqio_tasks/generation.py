@@ -133,7 +133,7 @@ def ensure(name: str, vocabulary: seqio.Vocabulary | None = None) -> bool:
             task.dataset, task.config, SPLIT, task=_as_evaluation(task), most_rows=LIMIT
         )
         _add(
-            name, rows, templates_of(task), vocabulary or vocabularies.mt5(),
+            name, rows, templates_of(task), vocabulary or vocabularies.named(),
             metric_fns=task.metric_fns(), inputs_eos=False, language=task.target,
             facts={"collection": "mt0_validation", "cluster": task.cluster,
                    "dataset": task.dataset, "config": task.config},
@@ -362,6 +362,7 @@ def _add(
             {rows.split: rows}, templates, language=language, references=references
         ),
         preprocessors=[
+            *vocabularies.text_steps(vocabulary),
             seqio.preprocessors.tokenize,
             seqio.CacheDatasetPlaceholder(),
             seqio.preprocessors.append_eos_after_trim,

@@ -122,7 +122,7 @@ def add_humaneval_task(
     Args:
       name: of the task; ValueError if it is taken.
       file: of the problems; None as `find`, which looks when they are first read.
-      vocabulary: mT5's by default; it cannot write code, see above.
+      vocabulary: what $MT0_VOCABULARY names by default; mT5's cannot write code, see above.
       ks: the metric is pass@k for each of these that there are samples for.
       decode: how completions are drawn where the evaluation does not say (fields of DecodeConfig).
       inputs_eos: whether EOS ends the prompt; the published evaluation of mT0 goes without.
@@ -140,7 +140,9 @@ def add_humaneval_task(
             seqio.CacheDatasetPlaceholder(),
             seqio.preprocessors.append_eos_after_trim,
         ],
-        output_features=vocabularies.output_features(vocabulary or vocabularies.mt5(), inputs_eos),
+        output_features=vocabularies.output_features(
+            vocabulary or vocabularies.named(), inputs_eos
+        ),
         postprocess_fn=postprocess,
         metric_fns=[functools.partial(code_metrics.pass_at_k, ks=tuple(ks))],
     )

@@ -195,6 +195,7 @@ def add_prompted_task(
         source=source,
         preprocessors=[
             *first,
+            *vocabularies.text_steps(vocabulary),
             seqio.preprocessors.tokenize,
             seqio.CacheDatasetPlaceholder(),
             seqio.preprocessors.append_eos_after_trim,

@@ -8,8 +8,9 @@ Every collection has mixtures `<collection>` (by size), `<collection>_capped`, `
 `<collection>_<language>` and `<collection>_cluster_<cluster>`.
 
 Environment, beside that of `xp3_files`: MT0_VOCABULARY names the SentencePiece model
-(`vocabularies.mt5`), read only when text is tokenised; MT0_INPUTS_EOS=0 leaves EOS off the
-encoder's text (whether mT0 had it there is UNVERIFIED: T5 and mT5 have, T0 has not).
+(`vocabularies.mt5`) or BLOOM's tokenizer.json (`vocabularies.bloom`, with BLOOMZ's text rules),
+read only when text is tokenised; MT0_INPUTS_EOS=0 leaves EOS off mT5's inputs (whether mT0 had it
+there is UNVERIFIED: T5 and mT5 have, T0 has not), and BLOOM's have none.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ from seqio_tasks.xp3_plan import TaskPlan
 from seqio_tasks.xp3_tables import Collection
 
 LAYOUTS = ("prompts", "merged")
-_BLOOM_PIECES, _BLOOM_EOS = 250_680, 2
+_VARIABLES = ("MT0_VOCABULARY", "MT0_INPUTS_EOS")
+_BLOOM_EOS = 2
 
 log = logging.getLogger(__name__)
 
@@ -329,6 +331,7 @@ def _add_tasks(plans: Iterable[TaskPlan], collection: Collection, store: Store |
         else:
             source, features = _text_source(plan, collection, store), _text_features()
             steps = [
+                *vocabularies.text_steps(features["targets"].vocabulary),
                 seqio.preprocessors.tokenize,
                 *steps,
                 seqio.preprocessors.append_eos_after_trim,
@@ -350,7 +353,10 @@ def _text_source(plan: TaskPlan, collection: Collection, store: Store | None) ->
             splits[split] = functools.partial(xp3_layouts.p3_paths, store, split)
         else:
             splits[split] = functools.partial(store.open_paths, plan.folder, list(files))
-    return JsonlDataSource(splits, fields=("inputs", "targets"), validation_one_in=plan.one_in)
+    source = JsonlDataSource(splits, fields=("inputs", "targets"), validation_one_in=plan.one_in)
+    # A finished cache is looked at by these alone: another vocabulary's ids must not pass for ours.
+    source.environment = _VARIABLES
+    return source
 
 
 def _merged_paths(collection: Collection, store: Store | None, language: str) -> list[str]:
@@ -374,19 +380,19 @@ def _prefix(store: Store, plan: TaskPlan, side: str) -> str:
 
 
 def _text_features() -> dict[str, seqio.Feature]:
-    eos = os.environ.get("MT0_INPUTS_EOS", "1").lower() not in ("0", "false", "no")
-    return _features(os.environ.get("MT0_VOCABULARY"), eos)
+    return _features(*map(os.environ.get, _VARIABLES))
 
 
 @functools.cache
-def _features(vocabulary: str | None, inputs_eos: bool) -> dict[str, seqio.Feature]:
+def _features(path: str | None, inputs_eos: str | None) -> dict[str, seqio.Feature]:
     # One object for all tasks: thousands of them need one model in memory.
-    return vocabularies.output_features(vocabularies.mt5(vocabulary), inputs_eos=inputs_eos)
+    vocabulary = vocabularies.named(path)
+    return vocabularies.output_features(vocabulary, vocabularies.inputs_eos(vocabulary))
 
 
 @functools.cache
 def _token_features() -> dict[str, seqio.Feature]:
-    vocabulary = seqio.PassThroughVocabulary(size=_BLOOM_PIECES, eos_id=_BLOOM_EOS)
+    vocabulary = seqio.PassThroughVocabulary(size=vocabularies.BLOOM_PIECES, eos_id=_BLOOM_EOS)
     return {
         name: seqio.Feature(vocabulary, add_eos=False, required=True)
         for name in ("inputs", "targets")

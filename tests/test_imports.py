@@ -25,6 +25,7 @@ SEQIO_MAY = {
     "mt0_tpu/formats/run_record.py",
     "mt0_tpu/tasks/fetch.py",
     "mt0_tpu/tasks/evaluation_names.py",
+    "mt0_tpu/text_vocabulary.py",
     "mt0_tpu/rank_tasks.py",
     "mt0_tpu/tasks/task_check.py",
     "mt0_tpu/tasks/task_examples.py",

@@ -47,3 +47,25 @@ def test_what_is_no_vocabulary(tmp_path):
         text_vocabulary.open_vocabulary(str(file))
     with pytest.raises(UserError, match="no vocabulary 'minni'.* Did you mean 'mini'"):
         text_vocabulary.open_vocabulary("minni")
+
+
+def test_a_tokenizer_json_gives_its_own_ids_without_seqio(tmp_path):
+    from tokenizers import Tokenizer
+
+    from tests import byte_level
+
+    folder = byte_level.write(tmp_path / "bloom")
+    theirs = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for name in (folder, folder / "tokenizer.json"):
+        words = text_vocabulary.open_vocabulary(str(name))
+        assert (words.size, words.eos_id) == (theirs.get_vocab_size(), 2)
+        for text in byte_level.TEXTS:
+            assert words.encode(text) == theirs.encode(text).ids
+            assert words.decode([*words.encode(text), 2, 9, 0]) == text
+    # Id 0 is a token of BLOOM's, no padding.
+    assert words.decode([0, *words.encode("Ja")]) == "<unk>Ja"
+    assert text_vocabulary.content([0, 5, 2, 7], 2, pad_id=None) == [0, 5]
+    assert (words.target_prefix, words.inputs_eos, words.choices_eos) == (" ", False, False)
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        text_vocabulary.open_vocabulary(str(folder))

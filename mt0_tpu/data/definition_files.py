@@ -98,9 +98,9 @@ def changed_data(files: Mapping[str, Sequence[int]]) -> list[str]:
 
 
 def environment(tasks: Sequence[Any]) -> dict[str, str]:
-    """Returns the set variables among those that the tasks' sources depend on, by their word."""
+    """Returns the variables that the tasks' sources depend on, by their word; '' if not set."""
     names = {name for task in tasks for name in getattr(task.source, "environment", ())}
-    return {name: os.environ[name] for name in sorted(names) if name in os.environ}
+    return {name: os.environ.get(name, "") for name in sorted(names)}
 
 
 def changed_environment(values: Mapping[str, str]) -> list[str]:

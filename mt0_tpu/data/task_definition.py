@@ -253,6 +253,8 @@ def _vocabulary(vocabulary: Any) -> list:
     model = getattr(vocabulary, "sp_model", None)
     if model:
         parts.append(_model_hash(model))
+    # A tokenizer.json, which knows its own hash.
+    parts += [vocabulary.file_sha256] if hasattr(vocabulary, "file_sha256") else []
     return parts
 
 

@@ -58,7 +58,7 @@ def encoded(
         definition: the task.
         split: the split.
         shard, shards: every shards-th example from shard on (files, where a source has files).
-        threads: threads of a SentencePiece tokeniser.
+        threads: threads of a tokeniser.
         ranged: the shard is one of the source's own ranges (its `ranges`), whole and in order.
 
     Raises UserError: what the source holds is no example, or cannot be tokenised.
@@ -144,6 +144,8 @@ def encode(vocabulary: Any, values: Sequence[Any], threads: int = 1) -> list[Seq
     if "SentencePieceVocabulary" in kinds:
         # numpy-free lists are as fast; seqio's own call takes one text at a time.
         return vocabulary.tokenizer.encode(list(values), out_type=int, num_threads=threads)
+    if "TokenizersVocabulary" in kinds:
+        return vocabulary.encode_all(values, threads)
     if type(vocabulary).__name__ == "ByteVocabulary":
         return [
             np.frombuffer(value.encode(), np.uint8).astype(np.int64) + _BYTE_OFFSET

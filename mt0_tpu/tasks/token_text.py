@@ -52,12 +52,13 @@ class Run:
 
 
 class TokenText:
-    """A vocabulary to read ids with: SentencePiece, bytes, another of SeqIO's, or none."""
+    """A vocabulary to read ids with: SentencePiece, a tokenizer.json, bytes, another, or none."""
 
     def __init__(self, vocabulary: Any = None):
         kinds = {kind.__name__ for kind in type(vocabulary).__mro__}
         self._vocabulary = vocabulary
         self._processor = vocabulary.tokenizer if "SentencePieceVocabulary" in kinds else None
+        self._file = vocabulary.tokenizer if "TokenizersVocabulary" in kinds else None
         self._bytes = "ByteVocabulary" in kinds
         self.readable = vocabulary is not None and "PassThroughVocabulary" not in kinds
 
@@ -94,6 +95,11 @@ class TokenText:
                 return Token(one, sentinel[1], True, blank=piece[0] == "▁")
             special = self._processor.is_control(one) or self._processor.is_unknown(one)
             return Token(one, piece, special)
+        if self._file:
+            special = self._file.is_special(one)
+            # A part of a letter has no text of its own: its name in the file is shown.
+            text = "\ufffd" if special else self._file.decode([one])
+            return Token(one, self._file.piece(one) if "\ufffd" in text else text, special)
         if self._bytes:
             return self._byte(one)
         return Token(one, self._vocabulary.decode([one]), False)

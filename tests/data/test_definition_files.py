@@ -23,13 +23,16 @@ def test_variables_that_a_source_depends_on(monkeypatch):
     monkeypatch.delenv("MT0_EVAL_DIR", raising=False)
     tasks = [task(environment=("MT0_VOCABULARY", "MT0_EVAL_DIR")), task()]
     kept = definition_files.environment(tasks)
-    assert kept == {"MT0_VOCABULARY": "one.model"}
+    assert kept == {"MT0_EVAL_DIR": "", "MT0_VOCABULARY": "one.model"}
     assert definition_files.changed_environment(kept) == []
     monkeypatch.setenv("MT0_VOCABULARY", "another.model")
     assert definition_files.changed_environment(kept) == ["$MT0_VOCABULARY"]
     # A cache serves where nothing is set.
     monkeypatch.delenv("MT0_VOCABULARY")
     assert definition_files.changed_environment(kept) == []
+    # One that was not set then decides now.
+    monkeypatch.setenv("MT0_EVAL_DIR", "rows")
+    assert definition_files.changed_environment(kept) == ["$MT0_EVAL_DIR"]
 
 
 def test_rooms_that_only_score_define_no_example():

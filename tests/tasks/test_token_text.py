@@ -100,3 +100,17 @@ def test_what_mt5s_vocabulary_loses(shared):
         "'ﬁ' became 'fi'", "'½' became '1⁄2'", "'…' became '...'",
     ]  # fmt: skip
     assert TokenText(vocabulary).text([250099, 250000]) == "<extra_id_0> <extra_id_99>"
+
+
+def test_a_tokenizer_json_shows_text_and_parts_of_letters(tmp_path):
+    from seqio_tasks.tokenizers_vocabulary import TokenizersVocabulary
+    from tests import byte_level
+
+    vocabulary = TokenizersVocabulary(byte_level.write(tmp_path))
+    text = TokenText(vocabulary)
+    ids = [*vocabulary.encode(" Dodoma ქ"), 2, 0, vocabulary.vocab_size]
+    assert text.readable and text.text(ids) == f" Dodoma ქ</s><unk><id {vocabulary.vocab_size}>"
+    pieces = [token.piece for token in text.tokens(ids)]
+    assert pieces[-3:] == ["</s>", "<unk>", f"<id {vocabulary.vocab_size}>"]
+    # ქ is three bytes of a script the tokenizer never saw; none is a letter.
+    assert "".join(pieces[:-3]).startswith(" Dodoma") and "\ufffd" not in "".join(pieces)
