@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
+from orbax.checkpoint.options import MultiprocessingOptions
 
 from mt0_tpu.errors import UserError
 from mt0_tpu.formats import detect, own_run, placing, remote, sound
@@ -166,8 +167,19 @@ def check_model_dir(model_dir: str, state_bytes: int) -> None:
         )
 
 
-def _handlers() -> dict[str, Any]:
-    return {"state": ocp.PyTreeCheckpointHandler(), "position": ocp.JsonCheckpointHandler()}
+def _by_itself() -> MultiprocessingOptions:
+    """A reader waits for no other process: one that cannot read would leave the others waiting."""
+    own = jax.process_index()
+    return MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
+    )
+
+
+def _handlers(processes: MultiprocessingOptions) -> dict[str, Any]:
+    return {
+        "state": ocp.PyTreeCheckpointHandler(multiprocessing_options=processes),
+        "position": ocp.JsonCheckpointHandler(multiprocessing_options=processes),
+    }
 
 
 def _save_args(path, leaf) -> ocp.SaveArgs:
@@ -222,14 +234,16 @@ class Checkpointer:
                 keep_checkpoints_without_metrics=False,
             )
             keep.append(best)
+        processes = _by_itself() if read_only else MultiprocessingOptions()
         options = ocp.CheckpointManagerOptions(
             create=not read_only,
             read_only=read_only,
             preservation_policy=policies.AnyPreservationPolicy(keep),
             cleanup_tmp_directories=not read_only,
+            multiprocessing_options=processes,
         )
         self._manager = ocp.CheckpointManager(
-            self._folder, options=options, item_handlers=_handlers()
+            self._folder, options=options, item_handlers=_handlers(processes)
         )
 
     def save(self, state: TrainState, position: dict, metrics: dict | None = None) -> None:

@@ -131,6 +131,22 @@ def leader_says(name: str, text: str | None, patience_seconds: float = 0.0) -> s
         ) from None
 
 
+def everyone_says(text: str, timeout_s: float = BARRIER_TIMEOUT_S) -> list[str]:
+    """Returns what each process said, in their order; all call it, as often as each other.
+
+    Raises ProcessesAbsentError where one did not come in time, or has ended.
+    """
+    if jax.process_count() == 1:
+        return [text]
+    _times["everyone says"] += 1
+    turn = _times["everyone says"]
+    _client().key_value_set(f"mt0/said/{turn}/{jax.process_index()}", text)
+    barrier(f"everyone says {turn}", timeout_s)
+    said = _client().key_value_dir_get(f"mt0/said/{turn}/")
+    by_process = {int(key.rpartition("/")[2]): its_text for key, its_text in said}
+    return [by_process[index] for index in range(jax.process_count())]
+
+
 def _client() -> Any:
     from jax._src import distributed  # no public spelling of barriers and messages exists yet
 

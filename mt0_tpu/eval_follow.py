@@ -6,6 +6,7 @@ A running job shows itself by MODEL_DIR/run.json, which train.py writes: the ste
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import time
@@ -21,6 +22,10 @@ from mt0_tpu.progress import duration
 RUN_FILE = "run.json"
 # How often a checkpoint that cannot be read, and has not gone, is tried.
 _TRIES = 3
+_READ = ("read", "")
+
+# A message is said once; processes follow the same runs in the same order.
+_turns = itertools.count()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,12 +106,21 @@ def follow(
       done: whether a step was evaluated before.
     """
     seen: set[int] = set()
-    for turn in range(2**62):
-        found = _next(path, done, patience, say, seen) if leader else None
+    while True:
+        found, failure = None, None
+        if leader:
+            try:
+                found = _next(path, done, patience, say, seen)
+            except UserError as error:
+                failure = error
         text = distributed.leader_says(
-            f"eval follow {path} {turn}", json.dumps(found), patience.timeout_minutes * 60
+            f"eval follow {next(_turns)}",
+            json.dumps([found, failure and str(failure)]),
+            patience.timeout_minutes * 60,
         )
-        found = json.loads(text)
+        found, why = json.loads(text)
+        if why is not None:
+            raise failure or UserError(why)
         if found is None:
             return
         seen.add(found[0])
@@ -147,17 +161,35 @@ def read_or_gone(path: str, read: Callable[[], Any], patience: Patience, say) ->
     """Returns what `read` gives; None for a checkpoint that retention deleted meanwhile.
 
     One that is there and cannot be read is tried again: it may be a copy that is still growing.
+    Where there are several processes, what one of them cannot read none of them keeps.
     """
     for left in reversed(range(_TRIES)):
+        content, error, verdict = None, None, _READ
         try:
-            return read()
-        except Exception as error:
-            if path not in found_in(Path(path).parent).values():
-                say(f"eval: {path} was deleted before it was read (keep_last); passed over")
-                return None
-            if isinstance(error, UserError) or not left:
-                raise
-            said = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
-            say(f"eval: {path} cannot be read yet ({type(error).__name__}: {said}); trying again")
-            time.sleep(patience.poll_seconds)
+            content = read()
+        except Exception as caught:
+            error, verdict = caught, _verdict(path, caught)
+        said = [json.loads(text) for text in distributed.everyone_says(json.dumps(verdict))]
+        kinds = [kind for kind, _ in said]
+        if "gone" in kinds:
+            say(f"eval: {path} was deleted before it was read (keep_last); passed over")
+            return None
+        if set(kinds) == {"read"}:
+            return content
+        index = next(index for index, kind in enumerate(kinds) if kind != "read")
+        text = said[index][1]
+        if "refused" in kinds or not left:
+            raise error or UserError(f"process {index} cannot read {path}: {text}")
+        say(f"eval: {path} cannot be read yet ({text}); trying again")
+        time.sleep(patience.poll_seconds)
     return None
+
+
+def _verdict(path: str, error: Exception) -> tuple[str, str]:
+    """Says what an error in reading a checkpoint means, and its first words."""
+    if path not in found_in(Path(path).parent).values():
+        return "gone", ""
+    if isinstance(error, UserError):
+        return "refused", str(error)
+    first = str(error).strip().partition("\n")[0][:200]
+    return "unreadable", f"{type(error).__name__}: {first}"

@@ -1,8 +1,14 @@
 """All checkpoints of a run, and a run still going: each once, whole ones only, to the end."""
 
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -179,6 +185,42 @@ def test_what_cannot_be_read_is_tried_again(finished, tmp_path):
     with pytest.raises(ValueError, match="damaged"):
         eval_follow.read_or_gone(path, never, QUICK, said.append)
     assert len(tries) == 3
+
+
+@pytest.mark.slow
+def test_two_processes_follow_one_run(finished, tmp_path):
+    """What one of them cannot read, the other does not keep; both end where it stays so."""
+    run = tmp_path / "running"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / eval_follow.RUN_FILE).write_text('{"first_step": 0, "final_step": 9}')
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pair = {"MT0_COORDINATOR": f"127.0.0.1:{port}", "MT0_NUM_PROCESSES": "2", "XLA_FLAGS": ""}
+    places = [str(tmp_path / "eval"), str(finished / "cache"), str(run)]
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.follow_pair", *places],
+            cwd=Path(__file__).resolve().parent.parent,
+            env=os.environ | pair | {"MT0_PROCESS_ID": str(index)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    for step in ("3", "6", "9"):
+        whole = run / f"whole-{step}"
+        shutil.copytree(finished / "run" / "checkpoints" / step, whole)
+        whole.rename(run / "checkpoints" / step)
+        time.sleep(0.5)
+    ends = [child.communicate(timeout=600)[1] for child in children]
+    assert [child.returncode for child in children] == [1, 1], ends
+    assert steps_done(tmp_path) == [3, 6]
+    again = "cannot be read yet (ValueError: half an array); trying again"
+    assert ends[0].count(f"checkpoints/6 {again}") == 1
+    assert ends[0].count(f"checkpoints/9 {again}") == 2
+    assert "UserError: process 1 cannot read" in ends[0]
+    assert ends[1].strip().splitlines()[-1] == "ValueError: half an array"
 
 
 @pytest.mark.parametrize(
