@@ -147,7 +147,9 @@ class Bindings:
 
     def _check_macros_are_mentioned(self) -> None:
         for name, statement in self._macros.items():
-            if name not in self._mentioned:
+            # A models/*.gin sets MODEL, also for those who bind the network themselves.
+            offered = name == "MODEL" and statement.origin != COMMAND_LINE
+            if name not in self._mentioned and not offered:
                 raise UserError(
                     f"{statement.origin}: nothing reads the macro {name}, so setting it "
                     f"changes nothing.{did_you_mean(name, self._mentioned - {REQUIRED})}"
@@ -236,8 +238,10 @@ class Bindings:
 
     def _macro_value(self, macro: Macro, scope: str, annotation: Any) -> Any:
         if macro.name not in self._macros:
-            known = did_you_mean(macro.name, self._macros)
-            raise UserError(f"%{macro.name} is read but never set.{known}")
+            hint = did_you_mean(macro.name, self._macros)
+            if macro.name == "MODEL":
+                hint = " Give a network before it, such as --gin_file=models/mt5/small.gin."
+            raise UserError(f"%{macro.name} is read but never set.{hint}")
         self._read.add(macro.name)
         written = self._macros[macro.name].value
         if written == Macro(REQUIRED):

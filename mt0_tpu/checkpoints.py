@@ -341,15 +341,15 @@ def restore_params(path: str, model_config, mesh=None):
     """Returns the parameters at a MODEL_DIR (its latest), one of its checkpoints, or another's.
 
     Args:
-      model_config: T5Config of the network the checkpoint must fit.
+      model_config: config of the network the checkpoint must fit.
       mesh: where to lay them; None for the first device.
     """
     from mt0_tpu import partitioning, train_state
-    from mt0_tpu.models.t5 import T5
+    from mt0_tpu.models.networks import network
 
     path = remote.bring(path, _say)
     own = _locate(path)
-    model = T5(model_config)
+    model = network(model_config)
     shapes = jax.eval_shape(lambda: train_state.init_params(model, 0))
     if mesh is None:
         where = jax.tree.map(

@@ -79,6 +79,7 @@ CONFIGURABLES = (
     Configurable(
         "network.T5Config", "mt0_tpu.models.t5:T5Config", ("t5x.examples.t5.network.T5Config",)
     ),
+    Configurable("network.BloomConfig", "mt0_tpu.models.config:BloomConfig"),
     Configurable(
         "utils.DatasetConfig",
         "mt0_tpu.data.dataset_config:DatasetConfig",

@@ -22,7 +22,7 @@ from mt0_tpu.decode_config import DecodeConfig
 from mt0_tpu.errors import UserError, did_you_mean
 from mt0_tpu.formats import detect, own_run, remote, run_record, sound
 from mt0_tpu.models.config import DTYPES, T5Config
-from mt0_tpu.models.t5 import parameter_count
+from mt0_tpu.models.networks import parameter_count
 from mt0_tpu.partitioning import MeshConfig
 from mt0_tpu.predict import predict
 

@@ -28,7 +28,8 @@ def summarise(sums: Mapping[str, float], steps: int) -> dict[str, float]:
     metrics["accuracy"] = _ratio(sums["weighted_correct"], sums["weight"])
     metrics["loss_per_nonpadding_target_token"] = _ratio(sums["weighted_loss"], sums["weight"])
     metrics["loss_per_all_target_tokens"] = _ratio(sums["weighted_loss"], sums["decoder_positions"])
-    for side in ("encoder", "decoder"):
+    # A decoder-only row is inputs and targets: it has the overall fraction alone.
+    for side in ("encoder", "decoder") if sums["encoder_positions"] else ():
         metrics[f"non_padding_fraction/{side}"] = _ratio(
             sums[f"{side}_tokens"], sums[f"{side}_positions"]
         )

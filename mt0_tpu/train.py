@@ -27,7 +27,7 @@ from mt0_tpu.decode_config import DecodeConfig
 from mt0_tpu.errors import UserError
 from mt0_tpu.formats import placing
 from mt0_tpu.infer_eval import InferEval, write_run_file
-from mt0_tpu.models.t5 import T5, T5Config
+from mt0_tpu.models import networks
 from mt0_tpu.optimizers import Adafactor, AdamW
 from mt0_tpu.partitioning import MeshConfig
 from mt0_tpu.schedules import LearningRate
@@ -46,7 +46,7 @@ class TrainSummary:
 
 def train(
     model_dir: str,
-    model: T5Config,
+    model: networks.NetworkConfig,
     train_dataset: DatasetConfig,
     total_steps: int,
     train_eval_dataset: DatasetConfig | None = None,
@@ -101,7 +101,7 @@ def train(
     # Last of the checks: a checkpoint in a bucket is fetched here.
     start = checkpoints.find_start(model_dir, initial_checkpoint_path, from_scratch)
     checkpoints.check_total_steps(start, total_steps, relative_steps)
-    network = T5(model)
+    network = networks.network(model)
     shapes, axes = train_state.abstract_state(network, optimizer)
     checkpoints.check_model_dir(model_dir, checkpoints.state_bytes(shapes))
 

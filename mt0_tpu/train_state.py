@@ -11,6 +11,7 @@ from flax import struct
 from jax.sharding import Mesh
 
 from mt0_tpu import partitioning
+from mt0_tpu.models import networks
 
 
 @struct.dataclass
@@ -22,24 +23,14 @@ class TrainState:
     opt_state: Any
 
 
-def _dummy_batch() -> dict[str, jax.Array]:
-    names = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
-    return {name: jnp.ones((1, 2), jnp.int32) for name in names}
-
-
 def init_params(model: nn.Module, seed: int):
     """Returns freshly drawn parameters, without logical boxes."""
-    return nn.unbox(model.init(jax.random.key(seed), _dummy_batch())["params"])
+    return nn.unbox(model.init(jax.random.key(seed), networks.dummy_batch(model.config))["params"])
 
 
 def parameter_axes(model: nn.Module):
     """Returns a tree like the parameters of tuples of logical dimension names."""
-    boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), _dummy_batch())["params"])
-    return jax.tree.map(
-        lambda spec: tuple(spec),
-        nn.get_partition_spec(boxed),
-        is_leaf=lambda node: isinstance(node, jax.sharding.PartitionSpec),
-    )
+    return networks.param_axes(model.config)
 
 
 def abstract_state(model: nn.Module, optimizer) -> tuple[TrainState, TrainState]:

@@ -11,15 +11,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mt0_tpu import losses, partitioning
+from mt0_tpu.models import networks
 from mt0_tpu.train_state import TrainState
-
-
-def head_kernel(params, model: nn.Module) -> jax.Array:
-    """Returns the LM head [D, V]: its own kernel, or T5 1.0's scaled embedding."""
-    if model.config.logits_via_embedding:
-        embedding_VD = params["token_embedder"]["embedding"]
-        return embedding_VD.T / jnp.sqrt(jnp.float32(embedding_VD.shape[1]))
-    return params["decoder"]["logits_dense"]["kernel"]
 
 
 def batch_sums(
@@ -29,7 +22,7 @@ def batch_sums(
     hidden_BSD = model.apply({"params": params}, batch, dropout_keys_B)
     return losses.blocked_cross_entropy(
         hidden_BSD,
-        head_kernel(params, model),
+        networks.head_kernel(params, model.config),
         batch["decoder_target_tokens"],
         weights_BS,
         z_loss=loss.z_loss,
@@ -44,9 +37,6 @@ def batch_sums(
 
 def metric_sums(batch, sums: losses.LossSums, normalizer) -> dict[str, jax.Array]:
     """Returns the sums that metrics are made of; adding them over steps averages correctly."""
-    encoder = batch["encoder_input_tokens"]
-    target = batch["decoder_target_tokens"]
-    count = lambda x: jnp.sum(x, dtype=jnp.float32)  # noqa: E731
     return {
         "loss": sums.loss / normalizer,
         "cross_ent_loss": sums.cross_ent / normalizer,
@@ -54,6 +44,27 @@ def metric_sums(batch, sums: losses.LossSums, normalizer) -> dict[str, jax.Array
         "weighted_loss": sums.loss,
         "weighted_correct": sums.correct,
         "weight": sums.weight,
+    } | _token_counts(batch)
+
+
+def _token_counts(batch) -> dict[str, jax.Array]:
+    """Real tokens and the room for them; a decoder-only batch has one room for both.
+
+    There the inputs and targets are told apart by their weights, and padding by its segment id:
+    BLOOM's token 0 is no padding.
+    """
+    count = lambda x: jnp.sum(x, dtype=jnp.float32)  # noqa: E731
+    target = batch["decoder_target_tokens"]
+    if "encoder_input_tokens" not in batch:
+        targets = count(batch["decoder_loss_weights"] > 0)
+        return {
+            "encoder_tokens": count(batch["decoder_segment_ids"] > 0) - targets,
+            "decoder_tokens": targets,
+            "encoder_positions": jnp.float32(0.0),
+            "decoder_positions": jnp.float32(target.size),
+        }
+    encoder = batch["encoder_input_tokens"]
+    return {
         "encoder_tokens": count(encoder > 0),
         "decoder_tokens": count(target > 0),
         "encoder_positions": jnp.float32(encoder.size),
@@ -140,7 +151,7 @@ def make_train_step(
     dropout = model.config.dropout_rate > 0
 
     def step(state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        rows = batch["encoder_input_tokens"].shape[0]
+        rows = batch["decoder_target_tokens"].shape[0]
         keys_B = row_keys(seed, state.step, rows) if dropout else None
         where = None if mesh is None else partitioning.shardings(axes, state.params, mesh)
         grads, sums, normalizer = gradients(

@@ -245,6 +245,11 @@ def test_unset_lengths_show_their_form():
 
 def test_a_missing_network_is_named_too():
     said = refusal("--gin_file=runs/finetune.gin", *FILLED)
+    assert said == (
+        "%MODEL is read but never set. Give a network before it, such as "
+        "--gin_file=models/mt5/small.gin."
+    )
+    said = refusal("--gin_file=runs/finetune.gin", *FILLED, "--gin.MODEL=@network.T5Config()")
     assert said.startswith("network.T5Config.vocab_size, network.T5Config.emb_dim")
 
 
@@ -315,7 +320,7 @@ def test_a_binding_set_twice_in_one_file(gin_file):
         ("SHUFFLE_TRAIN_EXAMPLES=1", "is 1, but wants bool."),
         ("USE_CACHED_TASKS='yes'", "is 'yes', but wants bool or None."),
         ("TASK_FEATURE_LENGTHS={'inputs': '64', 'targets': 32}", "wants dict of str to int"),
-        ("MODEL=@adafactor.Adafactor()", "wants T5Config."),
+        ("MODEL=@adafactor.Adafactor()", "wants T5Config or BloomConfig."),
         ("OPTIMIZER='adam'", "wants Adafactor or AdamW."),
         ("train.eval_steps='x'", "the command line: train.eval_steps is 'x', but wants int."),
         ("LOSS_NORMALIZING_FACTOR=[1]", "wants float or str or None."),

@@ -10,7 +10,11 @@ import pytest
 from mt0_tpu import gin_config
 
 GIN = gin_config.gin_folder()
-SIZES = ("tiny", "mini", "small", "base", "large", "xl", "xxl")
+SIZES = {
+    "mt5": ("tiny", "mini", "small", "base", "large", "xl", "xxl"),
+    "bloom": ("mini", "560m", "1b1", "1b7", "3b", "7b1", "176b"),
+}
+MODELS = [f"{family}/{size}" for family, sizes in SIZES.items() for size in sizes]
 PUBLISHED = ["small", "base", "large", "xl", "xxl", "xxl_mt", "xxl_p3"]
 RECIPES = sorted(path.name for path in (GIN / "recipes").glob("*.gin"))
 TRAINING_RECIPES = [name for name in RECIPES if name not in ("mini_eval.gin", "mini_infer.gin")]
@@ -39,7 +43,9 @@ def given(path):
 
 
 def resolve(size, run, *flags):
-    files = [f"--gin_file=models/mt5/{size}.gin", f"--gin_file=runs/{run}.gin"]
+    """A size of mT5, or 'bloom/…'."""
+    model = size if "/" in size else f"mt5/{size}"
+    files = [f"--gin_file=models/{model}.gin", f"--gin_file=runs/{run}.gin"]
     return gin_config.parse([*files, *given(GIN / f"runs/{run}.gin"), *flags], JOB_OF_RUN[run])
 
 
@@ -48,16 +54,17 @@ def recipe(name):
 
 
 def parameter_count(config):
-    from mt0_tpu.models.t5 import parameter_count
+    from mt0_tpu.models.networks import parameter_count
 
     return parameter_count(config)
 
 
 def test_every_gin_file_is_covered():
-    models = {path.stem for path in (GIN / "models/mt5").glob("*.gin")}
+    models = {f"{path.parent.name}/{path.stem}" for path in (GIN / "models").rglob("*.gin")}
     runs = {path.stem for path in (GIN / "runs").glob("*.gin")}
-    assert (models, runs) == (set(SIZES), set(JOB_OF_RUN))
-    covered = {"models/mt5", "runs", "recipes", "t5x"}  # the last: test_t5x_gin.py
+    assert (models, runs) == (set(MODELS), set(JOB_OF_RUN))
+    # The last: test_t5x_gin.py.
+    covered = {"models/mt5", "models/bloom", "runs", "recipes", "t5x"}
     assert {path.parent.relative_to(GIN).as_posix() for path in GIN.rglob("*.gin")} == covered
 
 
@@ -82,10 +89,18 @@ def test_sizes_have_the_published_number_of_parameters(size, shared):
     assert parameter_count(resolve(size, "finetune").arguments["model"]) == published
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_the_head_of_a_model_file_gives_its_number_of_parameters(size):
-    count = parameter_count(resolve(size, "finetune").arguments["model"])
-    assert f"{count:,} parameters" in (GIN / f"models/mt5/{size}.gin").read_text()
+@pytest.mark.parametrize("size", SIZES["bloom"][1:])
+def test_sizes_of_bloom_have_the_published_number_of_parameters(size, shared):
+    with open(shared / "facts/xp3/bloom_sizes.tsv", encoding="utf-8") as table:
+        rows = {row["model"]: row for row in csv.DictReader(table, delimiter="\t")}
+    published = int(rows[size]["params_exact(tied)"])
+    assert parameter_count(resolve(f"bloom/{size}", "finetune").arguments["model"]) == published
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_head_of_a_model_file_gives_its_number_of_parameters(model):
+    count = parameter_count(resolve(model, "finetune").arguments["model"])
+    assert f"{count:,} parameters" in (GIN / f"models/{model}.gin").read_text()
 
 
 @pytest.mark.parametrize("job", ["eval", "infer"])
@@ -103,13 +118,13 @@ def test_mini_recipes_score_and_ask_the_network_they_train(job):
 @pytest.mark.parametrize("name", TRAINING_RECIPES)
 def test_recipes_can_be_made(name):
     from mt0_tpu.data import batches
-    from mt0_tpu.models.t5 import T5
+    from mt0_tpu.models.networks import network
     from mt0_tpu.train_state import abstract_state
 
     arguments = recipe(name).arguments
-    size = re.search(r"include 'models/mt5/(\w+)\.gin'", (GIN / "recipes" / name).read_text())[1]
+    size = re.search(r"include 'models/(\w+/\w+)\.gin'", (GIN / "recipes" / name).read_text())[1]
     assert arguments["model"].emb_dim == resolve(size, "finetune").arguments["model"].emb_dim
-    shapes, _ = abstract_state(T5(arguments["model"]), arguments["optimizer"])
+    shapes, _ = abstract_state(network(arguments["model"]), arguments["optimizer"])
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
     assert count == parameter_count(arguments["model"])
     batch = batches.abstract_batch(arguments["train_dataset"])

@@ -11,10 +11,12 @@ import pytest
 from mt0_tpu import partitioning, train_state
 from mt0_tpu import train_step as steps
 from mt0_tpu.losses import LossConfig
+from mt0_tpu.models.networks import network
 from mt0_tpu.models.t5 import T5
 from mt0_tpu.optimizers import Adafactor
 from mt0_tpu.partitioning import MeshConfig
 from tests.tiny import TINY
+from tests.tiny_bloom import TINY_BLOOM
 
 ROWS = 8
 MESHES = {
@@ -76,7 +78,8 @@ def unpack(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def run(config, batch, num_steps=2, num_microbatches=1, mesh_config=None, factor=None):
     """Returns (losses of each step, parameters after) on a mesh."""
-    model, optimizer, loss = T5(config), Adafactor(), LossConfig(loss_normalizing_factor=factor)
+    optimizer, loss = Adafactor(), LossConfig(loss_normalizing_factor=factor)
+    model = network(config)
     devices = jax.devices()[:1] if mesh_config is None else jax.devices()
     mesh = partitioning.make_mesh(mesh_config or MeshConfig(), devices)
     shapes, axes = train_state.abstract_state(model, optimizer)
@@ -181,3 +184,67 @@ def test_metrics_of_one_step_are_pinned():
 
 
 PINNED = {"loss": 6.6569, "z_loss": 0.0045, "weight": 51.0}
+
+
+# BLOOM: the same step over decoder-only rows.
+
+BLOOM = dataclasses.replace(TINY_BLOOM, num_layers=1, dropout_rate=0.1)
+
+
+def decoder_only_batch(seed: int = 0, config=BLOOM) -> dict[str, np.ndarray]:
+    """Rows of two or three segments of inputs and targets, padding at the end."""
+    rng = np.random.default_rng(seed)
+    names = ("target_tokens", "input_tokens", "loss_weights", "segment_ids", "positions")
+    batch = {f"decoder_{name}": np.zeros((ROWS, 32), np.int32) for name in names}
+    for row in range(ROWS):
+        at = 0
+        for segment in range(1, 3 + row % 2):
+            inputs, targets = int(rng.integers(2, 6)), int(rng.integers(1, 5))
+            # Token 0 is one like the others.
+            ids = rng.integers(0, config.vocab_size, inputs + targets)
+            span = (row, slice(at, at + len(ids) - 1))
+            batch["decoder_input_tokens"][span] = ids[:-1]
+            batch["decoder_target_tokens"][span] = ids[1:]
+            batch["decoder_loss_weights"][span] = np.arange(1, len(ids)) >= inputs
+            batch["decoder_segment_ids"][span] = segment
+            batch["decoder_positions"][span] = np.arange(len(ids) - 1)
+            at += len(ids) - 1
+    return batch
+
+
+@pytest.fixture(scope="module")
+def bloom_on_one_device():
+    return run(BLOOM, decoder_only_batch(), factor="AVERAGE_PER_SEQUENCE")
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_every_mesh_gives_blooms_step_of_one_device(bloom_on_one_device, name):
+    losses, params = run(
+        BLOOM, decoder_only_batch(), mesh_config=MESHES[name], factor="AVERAGE_PER_SEQUENCE"
+    )
+    np.testing.assert_allclose(losses, bloom_on_one_device[0], rtol=2e-6)
+    assert losses[1] < losses[0]
+    assert_same_params(params, bloom_on_one_device[1])
+
+
+def test_microbatches_give_blooms_step_of_the_whole_batch(bloom_on_one_device):
+    mesh = MeshConfig(data=2, fsdp=1, tensor=4)
+    losses, params = run(
+        BLOOM, decoder_only_batch(), num_microbatches=4, mesh_config=mesh,
+        factor="AVERAGE_PER_SEQUENCE",
+    )  # fmt: skip
+    np.testing.assert_allclose(losses, bloom_on_one_device[0], rtol=2e-6)
+    assert_same_params(params, bloom_on_one_device[1])
+
+
+def test_blooms_metrics_tell_inputs_targets_and_padding_apart():
+    batch = decoder_only_batch()
+    step = steps.make_eval_step(network(BLOOM), LossConfig(z_loss=0.0))
+    params = train_state.init_params(network(BLOOM), 0)
+    sums = jax.device_get(jax.jit(step)(params, batch))
+    assert sums["decoder_positions"] == ROWS * 32 and sums["encoder_positions"] == 0
+    assert sums["decoder_tokens"] == sums["weight"] == batch["decoder_loss_weights"].sum()
+    real = (batch["decoder_segment_ids"] > 0).sum()
+    assert sums["encoder_tokens"] + sums["decoder_tokens"] == real
+    # Drawn parameters know nothing: near log V a token.
+    assert sums["weighted_loss"] / sums["weight"] == pytest.approx(np.log(512), abs=0.4)

@@ -1,34 +1,79 @@
-"""The shape and numerics of a T5 network, checked where they are written down."""
+"""The shape and numerics of a network, checked where they are written down."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mt0_tpu.models.layers import ACTIVATIONS, KERNEL_PRODUCT
+from mt0_tpu.models.layers import ACTIVATIONS
+from mt0_tpu.models.stacked_layers import REMAT_POLICIES
 
 DTYPES = ("bfloat16", "float32")
-REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
-    "none": None,
-    "minimal": jax.checkpoint_policies.save_only_these_names(KERNEL_PRODUCT),
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
+
+
+class _ChecksItself:
+    """What every network's dataclass checks and offers; a mistake is a ValueError."""
+
+    # Whether inputs and targets share one row and one tower; decides the layout of batches.
+    decoder_only: ClassVar[bool]
+    _float16: ClassVar[str] = "float16 gradients need loss scaling, which there is not"
+
+    def _check_shape_and_numerics(self) -> None:
+        # gin sometimes hands over jnp.float32 itself.
+        if not isinstance(self.dtype, str):
+            object.__setattr__(self, "dtype", np.dtype(self.dtype).name)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int":
+                _check_positive(f"{self._name}.{field.name}", value)
+            elif field.type == "bool" and not isinstance(value, bool):
+                raise ValueError(f"{self._name}.{field.name} is {value!r}: write True or False.")
+        if self.dtype in ("float16", "fp16", "half"):
+            raise ValueError(
+                f"{self._name}.dtype is {self.dtype!r}: {self._float16}; write 'bfloat16' or "
+                "'float32'."
+            )
+        self._check_choice("dtype", self.dtype, DTYPES)
+        self._check_choice("remat_policy", self.remat_policy, REMAT_POLICIES)
+        rate = self.dropout_rate
+        if not isinstance(rate, int | float) or not 0.0 <= rate < 1.0:
+            raise ValueError(
+                f"{self._name}.dropout_rate is {rate!r}: write a number in [0, 1), such as 0.1."
+            )
+
+    def _check_choice(self, name: str, value: Any, known: Any) -> None:
+        if value in known:
+            return
+        near = difflib.get_close_matches(str(value), list(known), n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        choices = ", ".join(f"'{choice}'" for choice in known)
+        raise ValueError(f"{self._name}.{name} is {value!r}: write one of {choices}.{hint}")
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def jax_dtype(self) -> jnp.dtype:
+        """The dtype of activations as an object."""
+        return jnp.dtype(self.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
-class T5Config:
+class T5Config(_ChecksItself):
     """Shape and numerics of a T5 network; it checks itself and raises ValueError.
 
     Parameters are always float32; `dtype` is that of activations and of the residual stream.
     `remat_policy`: 'none' keeps what the backward pass needs, 'minimal' recomputes all but the
     products with kernels, 'full' keeps only the input of each layer.
     """
+
+    decoder_only: ClassVar[bool] = False
+    _float16: ClassVar[str] = "mT5 overflows float16"
 
     vocab_size: int
     emb_dim: int
@@ -46,37 +91,18 @@ class T5Config:
     remat_policy: str = "none"
 
     def __post_init__(self) -> None:
-        # gin hands over lists and sometimes jnp.float32 itself.
+        # gin hands over lists.
         if not isinstance(self.mlp_activations, str):
             object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
-        if not isinstance(self.dtype, str):
-            object.__setattr__(self, "dtype", np.dtype(self.dtype).name)
-        for field in dataclasses.fields(self):
-            if field.type == "int":
-                _check_positive(field.name, getattr(self, field.name))
-        self._check_numerics()
-        self._check_relative_attention()
-
-    def _check_numerics(self) -> None:
-        if self.dtype in ("float16", "fp16", "half"):
-            raise ValueError(
-                f"T5Config.dtype is {self.dtype!r}: mT5 overflows float16; write 'bfloat16' or "
-                "'float32'."
-            )
-        _check_choice("dtype", self.dtype, DTYPES)
-        _check_choice("remat_policy", self.remat_policy, REMAT_POLICIES)
+        self._check_shape_and_numerics()
         if isinstance(self.mlp_activations, str) or not self.mlp_activations:
             raise ValueError(
                 f"T5Config.mlp_activations is {self.mlp_activations!r}: write a tuple of names "
                 "such as ('gelu', 'linear')."
             )
         for name in self.mlp_activations:
-            _check_choice("mlp_activations", name, ACTIVATIONS)
-        rate = self.dropout_rate
-        if not isinstance(rate, int | float) or not 0.0 <= rate < 1.0:
-            raise ValueError(
-                f"T5Config.dropout_rate is {rate!r}: write a number in [0, 1), such as 0.1."
-            )
+            self._check_choice("mlp_activations", name, ACTIVATIONS)
+        self._check_relative_attention()
 
     def _check_relative_attention(self) -> None:
         buckets, distance = (
@@ -90,21 +116,53 @@ class T5Config:
                 "distance above half of it, such as 32 and 128."
             )
 
+
+@dataclasses.dataclass(frozen=True)
+class BloomConfig(_ChecksItself):
+    """Shape and numerics of a BLOOM network; it checks itself and raises ValueError.
+
+    `dtype` and `remat_policy` mean what they do for T5Config. `mlp_dim` None is 4 * emb_dim.
+    `residual_post_layernorm` takes the residual from a layer norm's output (Hugging Face's
+    apply_residual_connection_post_layernorm; False in every published BLOOM).
+    `inputs_bidirectional_attention` lets inputs see each other both ways (a prefix LM; T5X's name).
+    """
+
+    decoder_only: ClassVar[bool] = True
+
+    vocab_size: int
+    emb_dim: int
+    num_heads: int
+    num_layers: int
+    mlp_dim: int | None = None
+    layer_norm_epsilon: float = 1e-5
+    residual_post_layernorm: bool = False
+    inputs_bidirectional_attention: bool = False
+    dropout_rate: float = 0.0
+    dtype: str = "bfloat16"
+    remat_policy: str = "none"
+
+    def __post_init__(self) -> None:
+        self._check_shape_and_numerics()
+        if self.emb_dim % self.num_heads:
+            raise ValueError(
+                f"BloomConfig.emb_dim is {self.emb_dim} and num_heads {self.num_heads}: every head "
+                "is emb_dim / num_heads wide; write an emb_dim that is a multiple of num_heads."
+            )
+        if self.mlp_dim is None:
+            object.__setattr__(self, "mlp_dim", 4 * self.emb_dim)
+        _check_positive("BloomConfig.mlp_dim", self.mlp_dim)
+        epsilon = self.layer_norm_epsilon
+        if not isinstance(epsilon, float) or not epsilon > 0:
+            raise ValueError(
+                f"BloomConfig.layer_norm_epsilon is {epsilon!r}: write a number > 0, such as 1e-5."
+            )
+
     @property
-    def jax_dtype(self) -> jnp.dtype:
-        """The dtype of activations as an object."""
-        return jnp.dtype(self.dtype)
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.emb_dim // self.num_heads
 
 
 def _check_positive(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"T5Config.{name} is {value!r}: write a whole number of at least 1.")
-
-
-def _check_choice(name: str, value: Any, known: Any) -> None:
-    if value in known:
-        return
-    near = difflib.get_close_matches(str(value), list(known), n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    choices = ", ".join(f"'{choice}'" for choice in known)
-    raise ValueError(f"T5Config.{name} is {value!r}: write one of {choices}.{hint}")
+        raise ValueError(f"{name} is {value!r}: write a whole number of at least 1.")

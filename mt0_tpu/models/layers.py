@@ -1,4 +1,4 @@
-"""The parts every network here is made of: dense layers, norm, gated MLP, embedding, dropout.
+"""The parts every network here is made of: dense layers, norms, MLP, embedding, dropout.
 
 Dims: B batch rows, T length, D width, F feed-forward width, V vocabulary.
 """
@@ -153,23 +153,33 @@ gated_product.defvjp(_gated_forward, _gated_backward)
 
 
 class Dense(nn.Module):
-    """x @ kernel without bias; the float32 kernel [in, out] is cast to `dtype` at use."""
+    """x @ kernel (+ bias); the float32 kernel [in, out] is cast to `dtype` at use."""
 
     in_features: int
     out_features: int
     axes: tuple[str, str]
     dtype: jnp.dtype
     kernel_init: Initializer = dense_init
+    use_bias: bool = False
 
     def setup(self) -> None:
         init = nn.with_logical_partitioning(self.kernel_init, self.axes)
         shape = (self.in_features, self.out_features)
         self.kernel = self.param("kernel", init, shape, jnp.float32)
+        if self.use_bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), self.axes[1:])
+            self.bias = self.param("bias", zeros, (self.out_features,), jnp.float32)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         product = matmul(x.astype(self.dtype), self.kernel.astype(self.dtype))
         # A remat policy does not see into a custom gradient: it goes by this name.
-        return checkpoint_name(product, KERNEL_PRODUCT)
+        product = checkpoint_name(product, KERNEL_PRODUCT)
+        return product + along_last(self.bias, product) if self.use_bias else product
+
+
+def along_last(vector: jax.Array, x: jax.Array) -> jax.Array:
+    """A vector [D] in the dtype and rank of x [..., D], which strict promotion asks for."""
+    return vector.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 class RMSNorm(nn.Module):
@@ -187,15 +197,38 @@ class RMSNorm(nn.Module):
         x32 = x.astype(jnp.float32)
         rms_inverse = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.epsilon)
         normed = (x32 * rms_inverse).astype(self.dtype)
-        scale = self.scale.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
-        return normed * scale
+        return normed * along_last(self.scale, normed)
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias, all in float32, cast to `dtype`."""
+
+    features: int
+    dtype: jnp.dtype
+    epsilon: float = 1e-5
+
+    def setup(self) -> None:
+        for name, init in (("scale", nn.initializers.ones_init()),
+                           ("bias", nn.initializers.zeros_init())):  # fmt: skip
+            init = nn.with_logical_partitioning(init, ("embed",))
+            setattr(self, name, self.param(name, init, (self.features,), jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x32 = x.astype(jnp.float32)
+        # From the deviations: the mean of squares less the square of the mean cancels.
+        deviations = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+        variance = jnp.mean(deviations * deviations, axis=-1, keepdims=True)
+        normed = deviations * jax.lax.rsqrt(variance + self.epsilon)
+        return (normed * along_last(self.scale, x32) + along_last(self.bias, x32)).astype(
+            self.dtype
+        )
 
 
 class MLP(nn.Module):
     """Feed-forward block: the product of one activation per input kernel, dropout, then `wo`.
 
     ('gelu', 'linear') is mT5's gated gelu with kernels wi_0 (through gelu) and wi_1; a single
-    activation is T5 1.0's block with one kernel `wi`.
+    activation is T5 1.0's and BLOOM's block with one kernel `wi`.
     """
 
     emb_dim: int
@@ -203,13 +236,18 @@ class MLP(nn.Module):
     activations: tuple[str, ...]
     dropout_rate: float
     dtype: jnp.dtype
+    use_bias: bool = False
+    wi_init: Initializer = dense_init
+    wo_init: Initializer = dense_init
 
     def setup(self) -> None:
         gated = len(self.activations) > 1
         names = [f"wi_{i}" if gated else "wi" for i in range(len(self.activations))]
+        into = (self.emb_dim, self.mlp_dim, ("embed", "mlp"), self.dtype)
         for name in names:
-            setattr(self, name, Dense(self.emb_dim, self.mlp_dim, ("embed", "mlp"), self.dtype))
-        self.wo = Dense(self.mlp_dim, self.emb_dim, ("mlp", "embed"), self.dtype)
+            setattr(self, name, Dense(*into, kernel_init=self.wi_init, use_bias=self.use_bias))
+        back = (self.mlp_dim, self.emb_dim, ("mlp", "embed"), self.dtype)
+        self.wo = Dense(*back, kernel_init=self.wo_init, use_bias=self.use_bias)
         self.input_names = tuple(names)
 
     def __call__(self, x_BTD: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
@@ -256,9 +294,10 @@ class Embed(nn.Module):
     vocab_size: int
     emb_dim: int
     dtype: jnp.dtype
+    init: Initializer = embedding_init
 
     def setup(self) -> None:
-        init = nn.with_logical_partitioning(embedding_init, ("vocab", "embed"))
+        init = nn.with_logical_partitioning(self.init, ("vocab", "embed"))
         shape = (self.vocab_size, self.emb_dim)
         self.embedding = self.param("embedding", init, shape, jnp.float32)
 

@@ -1,8 +1,8 @@
-"""Between our stacked parameter tree and T5X's flat, unscanned names.
+"""Between our stacked parameter tree and flat, unscanned names in T5X's manner.
 
 T5X stores layer i of a tower as 'encoder.layers_i.attention.query.kernel'; we store all layers of
 a tower in one array [L, ...] at encoder/layers/attention/query/kernel. Shapes are the same but for
-that axis.
+that axis. BLOOM, which T5X does not know, follows the same rule.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from mt0_tpu.models.config import T5Config
-from mt0_tpu.models.t5 import abstract_params
+from mt0_tpu.models.networks import NetworkConfig, abstract_params
 
 LAYERS = "layers"
 
@@ -43,12 +42,12 @@ def _layer(stacked: Any, i: int) -> Any:
     return stacked[i]
 
 
-def expected(config: T5Config) -> dict[str, jax.ShapeDtypeStruct]:
+def expected(config: NetworkConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns {T5X name: shape and dtype} of every parameter of a network."""
     return unstack(abstract_params(config))
 
 
-def stack(flat: dict[str, Any], config: T5Config) -> Any:
+def stack(flat: dict[str, Any], config: NetworkConfig) -> Any:
     """Returns our parameter tree from {T5X name: array}; jax arrays stay jax arrays.
 
     Raises ValueError naming every parameter that is missing, unknown or of another shape.
@@ -69,7 +68,7 @@ def stack(flat: dict[str, Any], config: T5Config) -> Any:
     return traverse_util.unflatten_dict(tree)
 
 
-def _check(flat: dict[str, Any], config: T5Config) -> None:
+def _check(flat: dict[str, Any], config: NetworkConfig) -> None:
     wanted = expected(config)
     wrong = [f"{name}: missing" for name in wanted if name not in flat]
     wrong += [f"{name}: not a parameter of this model" for name in flat if name not in wanted]

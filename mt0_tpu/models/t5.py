@@ -7,15 +7,12 @@ H heads, K head width, V vocabulary, L layers, R rows of a cached step (B * beam
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from mt0_tpu.models.attention import Attention, RelativeBias, mask_bias, visible
-from mt0_tpu.models.config import REMAT_POLICIES, T5Config
+from mt0_tpu.models.config import T5Config
 from mt0_tpu.models.layers import (
     MLP,
     Dense,
@@ -26,6 +23,7 @@ from mt0_tpu.models.layers import (
     dropout,
     fold_keys,
 )
+from mt0_tpu.models.stacked_layers import scan_layers
 
 Cache = dict[str, jax.Array]
 
@@ -137,20 +135,6 @@ class DecoderLayer(nn.Module):
         return constrain(x_RD, "batch", "embed"), (key_RHK, value_RHK)
 
 
-def _scan(body: Callable, length: int, remat_policy: str = "none") -> Callable:
-    """Runs body(layer module, carry, xs) -> (carry, ys) over the stacked parameters of `layer`."""
-    if remat_policy != "none":
-        # Inside a scan the barrier against common-subexpression elimination is not needed.
-        body = nn.remat(body, policy=REMAT_POLICIES[remat_policy], prevent_cse=False)
-    return nn.scan(
-        body,
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
-        length=length,
-        metadata_params={nn.PARTITION_NAME: "layers"},
-    )
-
-
 class Encoder(nn.Module):
     """The tower that reads the inputs."""
 
@@ -172,7 +156,7 @@ class Encoder(nn.Module):
 
         count = config.num_encoder_layers
         x_BTD = dropout(x_BTD, dropout_keys_B, Site.ENCODER_EMBEDDING, config.dropout_rate)
-        scan = _scan(body, count, config.remat_policy)
+        scan = scan_layers(body, count, config.remat_policy)
         x_BTD, _ = scan(self.layers, x_BTD, jnp.arange(count))
         x_BTD = self.encoder_norm(x_BTD)
         rate = config.dropout_rate
@@ -208,7 +192,7 @@ class Decoder(nn.Module):
 
         count = config.num_decoder_layers
         x_BSD = dropout(x_BSD, dropout_keys_B, Site.DECODER_EMBEDDING, config.dropout_rate)
-        scan = _scan(body, count, config.remat_policy)
+        scan = scan_layers(body, count, config.remat_policy)
         x_BSD, _ = scan(self.layers, x_BSD, jnp.arange(count))
         x_BSD = self.decoder_norm(x_BSD)
         return dropout(x_BSD, dropout_keys_B, Site.DECODER_FINAL, config.dropout_rate)
@@ -224,7 +208,7 @@ class Decoder(nn.Module):
             key_BTHK, value_BTHK = layer.encoder_decoder_attention.keys_values(encoded_BTD)
             return carry, (jnp.swapaxes(key_BTHK, 1, 2), jnp.swapaxes(value_BTHK, 1, 2))
 
-        scan = _scan(body, self.config.num_decoder_layers)
+        scan = scan_layers(body, self.config.num_decoder_layers)
         return scan(self.layers, None, None)[1]
 
     def step(self, x_RD: jax.Array, position_R: jax.Array, cache: Cache):
@@ -240,7 +224,7 @@ class Decoder(nn.Module):
             return layer.step(x_RD, cached, past_bias_RHS, own_bias_H, cross_mask_BT)
 
         slices = {name: cache[name] for name in ("self_k", "self_v", "cross_k", "cross_v")}
-        x_RD, (key_LRHK, value_LRHK) = _scan(body, count)(self.layers, x_RD, slices)
+        x_RD, (key_LRHK, value_LRHK) = scan_layers(body, count)(self.layers, x_RD, slices)
         index_R = jnp.arange(rows)
         new = dict(cache)
         # Indices apart from each other bring the rows to the front of what is set.
@@ -383,24 +367,3 @@ class T5(nn.Module):
         Keys at positions >= position are never read, so a row may go back and overwrite.
         """
         return self.decoder.step(self.token_embedder(token_R), position_R, cache)
-
-
-def abstract_params(config: T5Config, boxed: bool = False) -> Any:
-    """Returns the parameter tree as jax.ShapeDtypeStruct; `boxed` keeps flax's axis metadata."""
-    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    names = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
-    batch = dict.fromkeys(names, tokens)
-    params = jax.eval_shape(T5(config).init, jax.random.key(0), batch)["params"]
-    return params if boxed else nn.meta.unbox(params)
-
-
-def param_axes(config: T5Config) -> Any:
-    """Returns the parameter tree with a tuple of logical axis names in place of every array."""
-    boxed = abstract_params(config, boxed=True)
-    is_box = lambda leaf: isinstance(leaf, nn.meta.AxisMetadata)  # noqa: E731
-    return jax.tree.map(lambda box: tuple(box.names), boxed, is_leaf=is_box)
-
-
-def parameter_count(config: T5Config) -> int:
-    """Returns the number of parameters, allocating none."""
-    return sum(leaf.size for leaf in jax.tree.leaves(abstract_params(config)))

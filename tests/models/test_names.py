@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mt0_tpu.models import names
-from mt0_tpu.models.t5 import abstract_params
+from mt0_tpu.models.networks import abstract_params
 from tests.tiny import TINY
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mt0_tpu.models import names
-from mt0_tpu.models.t5 import T5, T5Config, param_axes, parameter_count
+from mt0_tpu.models.networks import param_axes, parameter_count
+from mt0_tpu.models.t5 import T5, T5Config
 from tests.models.conftest import Network
 from tests.tiny import TINY, load_batch
 
