@@ -212,16 +212,25 @@ def decoder_only_batch(seed: int = 0, config=BLOOM) -> dict[str, np.ndarray]:
     return batch
 
 
+def run_bloom(**options):
+    """As `run`, the keys' biases left out.
+
+    The softmax does not see them: their gradient is rounding, which Adafactor makes a full step.
+    """
+    losses, params = run(BLOOM, decoder_only_batch(), factor="AVERAGE_PER_SEQUENCE", **options)
+    joined = params["decoder"]["layers"]["attention"]["query_key_value"]
+    joined["bias"] = joined["bias"].reshape(BLOOM.num_heads, 3, -1)[:, ::2]
+    return losses, params
+
+
 @pytest.fixture(scope="module")
 def bloom_on_one_device():
-    return run(BLOOM, decoder_only_batch(), factor="AVERAGE_PER_SEQUENCE")
+    return run_bloom()
 
 
 @pytest.mark.parametrize("name", MESHES)
 def test_every_mesh_gives_blooms_step_of_one_device(bloom_on_one_device, name):
-    losses, params = run(
-        BLOOM, decoder_only_batch(), mesh_config=MESHES[name], factor="AVERAGE_PER_SEQUENCE"
-    )
+    losses, params = run_bloom(mesh_config=MESHES[name])
     np.testing.assert_allclose(losses, bloom_on_one_device[0], rtol=2e-6)
     assert losses[1] < losses[0]
     assert_same_params(params, bloom_on_one_device[1])
@@ -229,10 +238,7 @@ def test_every_mesh_gives_blooms_step_of_one_device(bloom_on_one_device, name):
 
 def test_microbatches_give_blooms_step_of_the_whole_batch(bloom_on_one_device):
     mesh = MeshConfig(data=2, fsdp=1, tensor=4)
-    losses, params = run(
-        BLOOM, decoder_only_batch(), num_microbatches=4, mesh_config=mesh,
-        factor="AVERAGE_PER_SEQUENCE",
-    )  # fmt: skip
+    losses, params = run_bloom(num_microbatches=4, mesh_config=mesh)
     np.testing.assert_allclose(losses, bloom_on_one_device[0], rtol=2e-6)
     assert_same_params(params, bloom_on_one_device[1])
 
