@@ -20,14 +20,17 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     # gin/ must never hold an __init__.py (it would hide the gin-config package), so its files
-    # travel as the data of a package without code, and land in mt0_tpu/gin_files.
+    # travel as the data of a package without code, and land in mt0_tpu/gin_files. The scripts of
+    # launch/, which `mt0 launch` runs, land in mt0_tpu/launch_files.
     packages=[
         *find_packages(include=["mt0_tpu", "mt0_tpu.*", "seqio_tasks", "seqio_tasks.*"]),
         "mt0_tpu.gin_files",
+        "mt0_tpu.launch_files",
     ],
-    package_dir={"mt0_tpu.gin_files": "gin"},
+    package_dir={"mt0_tpu.gin_files": "gin", "mt0_tpu.launch_files": "launch"},
     package_data={
         "mt0_tpu.gin_files": ["**/*.gin"],
+        "mt0_tpu.launch_files": ["*.sh", "Dockerfile*"],
         "seqio_tasks": ["**/*.model", "**/*.tsv", "**/*.json", "**/*.jsonl"],
     },
     install_requires=[

@@ -63,11 +63,19 @@ def _dispatch(arguments: list[str]) -> int:
     if words and words[0] not in commands:
         hint = did_you_mean(words[0], commands) or f" There are: {', '.join(commands)}."
         raise UserError(f"there is no command '{words[0]}'.{hint}")
+    launched: list[str] = []
+    if words == ["launch"] and "--" in arguments:
+        # What stands after -- is the launched command's own.
+        cut = arguments.index("--")
+        arguments, launched = arguments[:cut], arguments[cut + 1 :]
     known, unknown = parser.parse_known_args(_gin_bindings_spelt_out(arguments))
+    known.launched = launched
     if unknown:
         name = " ".join(filter(None, (known.command, getattr(known, "what", None))))
         options = commands[name]._option_string_actions if name else ()
         hint = did_you_mean(unknown[0].partition("=")[0], options)
+        if known.command == "launch":
+            hint = hint or " The command to launch stands after --."
         raise UserError(f"`mt0 {name}` takes no '{unknown[0]}'.{hint}")
     if known.command is None:
         parser.print_help()
@@ -143,6 +151,9 @@ def _parsers(
     study.add_argument("--seeds", default="0,1,2", help="comma list of seeds (%(default)s)")
     study.add_argument("--quick", action="store_true", help="a few steps each, to try it out")
     _add_convert(add("convert", _run_convert, "turn a checkpoint of one kind into another"))
+    launch = add("launch", _run_launch, "run a command on TPUs, GKE or SLURM; see launch/")
+    if list(arguments[:1]) == ["launch"]:
+        commands |= _add_launch(launch)
     report = add("report", _run_report, "write an HTML report of runs beside each other")
     report.add_argument(
         "runs",
@@ -357,3 +368,48 @@ def _run_report(flags: argparse.Namespace) -> None:
 
     output = flags.output or os.path.join(flags.runs[0], "report")
     print(f"report: {report.write_report(flags.runs, output)}")
+
+
+# launch
+
+
+def _add_launch(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    from mt0_tpu.launch import PLATFORMS, SWITCHES
+
+    parser.usage = "mt0 launch WHERE --name=NAME … -- train --gin_file=…"
+    subparsers = parser.add_subparsers(
+        dest="what", metavar="WHERE", required=True, parser_class=_Parser
+    )
+    commands = {}
+    for where, platform in PLATFORMS.items():
+        command = subparsers.add_parser(
+            where,
+            help=f"by launch/{next(iter(platform.scripts.values()))}",
+            usage=f"mt0 launch {where} --name=NAME … -- train --gin_file=…",
+            allow_abbrev=False,
+        )
+        for flag, (_, help) in platform.flags.items():
+            switch = {"action": "store_const", "const": "1"} if flag in SWITCHES else {}
+            command.add_argument(f"--{flag}", help=help, **switch)
+        if len(platform.scripts) > 1:
+            steps = ", ".join(platform.scripts)
+            command.add_argument("--step", help=f"one script alone: {steps} (the first)")
+        command.add_argument("--no_check", action="store_true", help="do not try the command here")
+        command.add_argument("--dry_run", action="store_true", help="print the commands, run none")
+        commands[f"launch {where}"] = command
+    return commands
+
+
+def _run_launch(flags: argparse.Namespace) -> int:
+    from mt0_tpu import launch
+
+    known = launch.PLATFORMS[flags.what].flags
+    given = {name: getattr(flags, name) for name in known if getattr(flags, name) is not None}
+    return launch.launch(
+        flags.what,
+        given,
+        flags.launched,
+        step=getattr(flags, "step", None),
+        dry_run=flags.dry_run,
+        check=not flags.no_check,
+    )

@@ -16,6 +16,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import shlex
+import sys
 
 from mt0_tpu.errors import UserError, did_you_mean
 
@@ -194,3 +196,30 @@ def tpu_type(name: str) -> TpuType:
         f"there is no TPU type '{name}'.{hint} A type is a generation ({generations}) and a size, "
         "as v4-128"
     )
+
+
+def main(names: list[str]) -> int:
+    """For the scripts of launch/: a type's facts as a shell reads them, or the list of all."""
+    if not names:
+        for one in TYPES.values():
+            print(f"{one.name:10} {one.chips:5} chips {one.hosts:4} hosts  {one.topology}")
+        return 0
+    try:
+        found = tpu_type(names[0])
+    except UserError as error:
+        print(f"mt0: error: {error}", file=sys.stderr)
+        return 2
+    facts = {
+        "api_name": found.api_name,
+        "runtime_version": found.generation.runtime_version,
+        "chips": found.chips,
+        "hosts": found.hosts,
+        "zones": " ".join(found.generation.zones),
+    }
+    for name, value in facts.items():
+        print(f"{name}={shlex.quote(str(value))}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

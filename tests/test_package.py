@@ -24,7 +24,7 @@ def wheel(tmp_path_factory):
     for name in ("setup.py", "pyproject.toml", "README.md"):
         if (REPOSITORY / name).exists():
             shutil.copy(REPOSITORY / name, copy)
-    for name in ("mt0_tpu", "seqio_tasks", "gin"):
+    for name in ("mt0_tpu", "seqio_tasks", "gin", "launch"):
         shutil.copytree(
             REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns("__pycache__")
         )
@@ -54,11 +54,30 @@ def test_the_wheel_holds_code_gin_files_and_the_command(wheel):
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert data <= names
+    scripts = {path.name for path in (REPOSITORY / "launch").glob("[!._]*.*")}
+    packed = {n.removeprefix("mt0_tpu/launch_files/") for n in names if "launch_files/" in n}
+    assert packed == scripts | {"Dockerfile"}
     # Nothing else at the top: a `gin` there would hide gin-config for everybody.
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"mt0_tpu", "seqio_tasks"}
     (entry_points,) = [name for name in names if name.endswith("entry_points.txt")]
     assert b"mt0 = mt0_tpu.cli:main" in zipfile.ZipFile(wheel).read(entry_points)
+
+
+@pytest.mark.slow
+def test_an_installed_copy_finds_its_scripts(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    command = ["launch", "tpu", "--name=x", "--type=v4-64", "--zone=us-central2-b", "--dry_run"]
+    for more, said in (
+        (["--step=create"], "gcloud compute tpus queued-resources create x"),
+        (["--step=setup"], "--source=DIR"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "mt0_tpu", *command, *more],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert said in done.stdout + done.stderr
 
 
 @pytest.mark.slow
