@@ -149,6 +149,11 @@ def check_total_steps(start: Start, total_steps: int, relative_steps: int | None
 
 def check_model_dir(model_dir: str, state_bytes: int) -> None:
     """Raises UserError unless MODEL_DIR can be written and holds one more checkpoint."""
+    if "://" in model_dir:
+        raise UserError(
+            f"MODEL_DIR is remote ({model_dir}), but runs are written through the file system: "
+            "mount the bucket (docs/launching.md) and name the folder that it appears as"
+        )
     folder = Path(model_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ T5X's flags:
                              Names are looked up here and among the files of mt0_tpu,
                              such as models/mt5/small.gin, runs/finetune.gin.
   --gin.NAME=VALUE           sets a macro or a parameter; text needs quotes inside the
-                             shell's: --gin.MODEL_DIR="'gs://bucket/run'"
+                             shell's: --gin.MODEL_DIR="'runs/mine'"
   --gin_bindings='N = V'     the same in gin's own writing.
   --gin_search_paths=A,B     further folders to look gin files up in.
   --dry_run                  prints the resolved run and exits; touches no device, no data.

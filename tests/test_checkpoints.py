@@ -115,3 +115,10 @@ def test_steps_of_a_pretraining_that_the_start_does_not_know(kind):
     check_total_steps(Start(kind, "there/t5x", 1_000_000), 1_007_000, None)
     check_total_steps(Start("scratch"), 1_007_000, None)
     check_total_steps(Start("resume", "run", 0), 1_007_000, None)
+
+
+def test_a_remote_model_dir_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="mount the bucket"):
+        checkpoints.check_model_dir("gs://bucket/run", 1)
+    assert not list(tmp_path.iterdir())  # pathlib would make a folder called gs:
