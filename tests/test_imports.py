@@ -134,3 +134,9 @@ def test_formats_and_the_config_need_no_tensorflow():
 
 def test_importing_the_task_package_registers_nothing():
     assert not modules_after("import seqio_tasks") & HEAVY
+
+
+def test_launching_needs_no_libraries():
+    # A laptop's Python runs it, and launch/'s scripts ask it for the facts of a TPU type.
+    loaded = modules_after("import mt0_tpu.launch, mt0_tpu.tpu_types")
+    assert not loaded & (HEAVY | {"jax", "numpy", "gin", "yaml"})
