@@ -30,6 +30,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/tpu_settings.sh"
 needs NAME TYPE ZONE
+check_mount
 [ $# -gt 0 ] || die "there is nothing to run; write the words after mt0: train --gin_file=…"
 export NAME TYPE ZONE SLICES DRY_RUN PYTHON CHECKED=
 : "${POLL_SECONDS:=60}" "${RETRIES:=3}" "${EARLY_SECONDS:=1800}"

@@ -8,6 +8,7 @@
 #   SLICES    default 1; more make a multislice job, one slice of TYPE each
 #   DRY_RUN   1: print each command, quoted as a shell wants it, and run none
 #   PYTHON    default python3; reads the table of types, needs no libraries
+#   MOUNT     see tpu_setup.sh
 #   RETRY_SECONDS   between two tries of a connection that failed, default 20
 #
 # Needs bash 3.2 or later (macOS has that) and gcloud. Nothing secret is ever part of a command.
@@ -58,6 +59,16 @@ needs() {
   [[ $SLICES =~ ^[1-9][0-9]*$ ]] || die "SLICES is '$SLICES'; it must be a number from 1"
   where=(--zone="$ZONE")
   [ -z "${PROJECT:-}" ] || where+=(--project="$PROJECT")
+}
+
+# check_mount: ends unless MOUNT is empty, a bucket, or a folder of a file server.
+check_mount() {
+  case ${MOUNT:-} in
+    '' | gs://?*) ;;
+    *://* | *\ *) die "MOUNT is '$MOUNT'; it must be gs://BUCKET or SERVER:/SHARE" ;;
+    ?*:/?*) ;;
+    *) die "MOUNT is '$MOUNT'; it must be gs://BUCKET or SERVER:/SHARE" ;;
+  esac
 }
 
 # Sets api_name, runtime_version, hosts and zones from the table of TPU types, or ends.

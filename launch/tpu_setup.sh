@@ -13,6 +13,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/tpu_settings.sh"
 needs NAME ZONE
+check_mount
 SOURCE=${SOURCE:-$(cd "$here/.." && pwd)}
 [ -f "$SOURCE/setup.py" ] && [ -f "$SOURCE/requirements.lock" ] || die "SOURCE is '$SOURCE'," \
   "which is no checkout of mt0_tpu (no setup.py or requirements.lock); name one"

@@ -4,7 +4,7 @@
 #   bash mt0_tpu/launch/worker_setup.sh [gs://BUCKET | SERVER:/SHARE]
 #
 # The exact versions of requirements.lock, then jax[tpu] and gcsfs beside them. Nothing is done
-# that was done before for the same lock file. UNVERIFIED on a TPU VM of ours.
+# that was done before for the same lock file. Run on Debian 12; UNVERIFIED on a TPU VM.
 set -euo pipefail
 mount=${1:-}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -23,11 +23,6 @@ case $mount in
     fi
     ;;
   *:/*) command -v mount.nfs >/dev/null || missing+=(nfs-common) ;;
-  '') ;;
-  *)
-    echo "mt0: error: MOUNT is '$mount'; it must be gs://BUCKET or SERVER:/SHARE" >&2
-    exit 2
-    ;;
 esac
 if [ ${#missing[@]} -gt 0 ]; then
   sudo apt-get update -qq

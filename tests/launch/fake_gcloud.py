@@ -5,11 +5,11 @@ $FAKE_CLOUD is a folder:
               which each describe says the next state (the last one for ever)
   log.jsonl   the arguments of every call, a list a line
   preempt     while it exists the resource is SUSPENDED
-  <life>/<i>  the home of worker i, fresh in every life
+  <life>/<i>  the home of worker i, fresh in every life; of slice n from 1 on <life>/<n>.<i>
 
 Like the real one it hands --command to the worker's shell as one string, with the home as the
-current folder. What the plan may say besides: "account", "project", "types" (of the zone),
-"create_fails" and "ssh_fails" (how many calls fail at first).
+current folder. What the plan may say besides: "slices", "account", "project", "types" (of the
+zone), "create_fails" and "ssh_fails" (how many calls fail at first).
 """
 
 import json
@@ -20,7 +20,13 @@ import sys
 from pathlib import Path
 
 CLOUD = Path(os.environ["FAKE_CLOUD"])
-PLAN = {"workers": 2, "account": "me@example.org", "project": "mine", "types": ["v4-64"]}
+PLAN = {
+    "workers": 2,
+    "slices": 1,
+    "account": "me@example.org",
+    "project": "mine",
+    "types": ["v4-64"],
+}
 PLAN |= json.loads((CLOUD / "plan.json").read_text())
 STATE = CLOUD / "state.json"
 
@@ -82,11 +88,14 @@ def delete(plain, flags, played):
 
 
 def homes(flags, played):
-    chosen = range(PLAN["workers"]) if flags["--worker"] == "all" else [int(flags["--worker"])]
-    for index in chosen:
-        home = CLOUD / str(played["life"]) / str(index)
-        home.mkdir(parents=True, exist_ok=True)
-        yield home
+    def chosen(flag, count):
+        return range(count) if flags[flag] == "all" else [int(flags[flag])]
+
+    for number in chosen("--node", PLAN["slices"]):
+        for index in chosen("--worker", PLAN["workers"]):
+            home = CLOUD / str(played["life"]) / (f"{number}.{index}" if number else str(index))
+            home.mkdir(parents=True, exist_ok=True)
+            yield home
 
 
 def scp(plain, flags, played):

@@ -48,6 +48,17 @@ def test_an_ordinary_error_is_tried_a_few_times_and_given_up(cloud):
     assert done.stdout.count("mt0 says: step 7") == 6  # three starts of two workers
 
 
+def test_every_worker_of_every_slice(cloud):
+    cloud.plan(lives=[["ACTIVE"]], slices=2, types=["v6e-64"])
+    done = cloud.run("tpu_babysit", *WORDS, SLICES="2", TYPE="v6e-64", ZONE="us-east5-b")
+    assert done.returncode == 0, done.stderr
+    assert "2 slice(s) of v6e-64: 128 chips on 32 hosts" in done.stderr
+    (create,) = cloud.calls("create")
+    assert {"--node-count=2", "--node-prefix=mt0-xl"} < set(create)
+    for worker in ("0", "1", "1.0", "1.1"):
+        wait_for(lambda worker=worker: cloud.received(worker=worker) == [WORDS])
+
+
 def test_runs_that_lasted_do_not_add_up(cloud):
     cloud.plan(lives=[["ACTIVE"]], exits=[1, 1, -9, 1, 0])
     done = cloud.run("tpu_babysit", *WORDS, RETRIES="1", EARLY_SECONDS="0")

@@ -84,6 +84,44 @@ def test_setup_installs_the_lock_file_and_then_the_extra(ready):
     assert len(ready.received(what="python3")) == before  # nothing to do a second time
 
 
+@pytest.mark.parametrize(
+    ("mount", "expected"),
+    [
+        (
+            "gs://my-bucket",
+            ["sudo mkdir -p /gcs/my-bucket", "sudo chown {me} /gcs/my-bucket",
+             "mountpoint -q /gcs/my-bucket", "gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 "
+             "--rename-dir-limit=200000 my-bucket /gcs/my-bucket"],
+        ),
+        (
+            "10.0.0.2:/share",
+            ["sudo mkdir -p /nfs/share", "mountpoint -q /nfs/share",
+             "sudo mount -t nfs 10.0.0.2:/share /nfs/share"],
+        ),
+    ],
+)  # fmt: skip
+def test_setup_mounts(cloud, mount, expected):
+    for name in ("sudo", "gcsfuse", "mountpoint", "mount.nfs"):
+        file = cloud.folder / "worker_bin" / name
+        code = 1 if name == "mountpoint" else 0
+        file.write_text(f'#!/bin/sh\necho {name} "$@" >>"$HOME/mounting"\nexit {code}\n')
+        file.chmod(0o755)
+    assert cloud.run("tpu_create").returncode == 0
+    done = cloud.run("tpu_setup", MOUNT=mount)
+    assert done.returncode == 0, done.stderr
+    me = subprocess.run(["id", "-un"], capture_output=True, text=True).stdout.strip()
+    said = (cloud.folder / "1/1/mounting").read_text().splitlines()
+    assert said == [line.replace("{me}", me) for line in expected]
+
+
+@pytest.mark.parametrize("script", ["tpu_setup", "tpu_babysit"])
+@pytest.mark.parametrize("mount", ["s3://b", "gs://", "/folder", "a b:/c"])
+def test_another_kind_of_mount_is_refused_before_anything_is_done(cloud, script, mount):
+    done = cloud.run(script, *(["train"] if script == "tpu_babysit" else []), MOUNT=mount)
+    assert done.returncode == 2 and "it must be gs://BUCKET or SERVER:/SHARE" in done.stderr
+    assert not cloud.calls()
+
+
 def test_setup_takes_what_git_would(cloud, tmp_path):
     shutil.copytree(cloud.source, tmp_path / "checkout")
     checkout = tmp_path / "checkout"
