@@ -186,4 +186,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:], os.environ))
     except UserError as error:
-        sys.exit(f"mt0: error: {error}")
+        print(f"mt0: error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mt0_tpu import launch_check
 from mt0_tpu.errors import UserError, did_you_mean
 from mt0_tpu.tpu_types import tpu_type
-
-# Jobs that start from a gin file; `mt0 JOB … --dry_run` checks their command.
-GIN_JOBS = ("train", "eval", "infer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,13 +143,15 @@ def launch(
     missing = [f"--{name}" for name in required if not flags.get(name)]
     if missing:
         raise UserError(f"`mt0 launch {where}` needs {' and '.join(missing)}")
-    if "type" in flags:
-        tpu_type(flags["type"])
+    kind = tpu_type(flags["type"]) if "type" in flags else None
     if step in platform.programless:
         if words:
             raise UserError(f"the step {step} takes no command, but found: {shlex.join(words)}")
     else:
-        _check_words(words, check)
+        launch_check.check_words(words)
+        text = launch_check.resolved(words) if check else ""
+        if text and kind:
+            launch_check.check_mesh(text, kind, flags.get("slices", "1"))
     script = launch_folder() / platform.scripts[step]
     if "source" not in flags and step in ("babysit", "setup") and script.parent.name != "launch":
         raise UserError(
@@ -160,45 +159,14 @@ def launch(
             "--source=DIR"
         )
     variables = {platform.flags[name][0]: value for name, value in flags.items()}
+    # NAME, TIME and so on may mean something else to whoever has set them; a flag is meant.
+    passed = flags.get("pass_env", "").split()
+    unsaid = {variable for variable, _ in platform.flags.values()} - {*variables, *passed}
+    environment = {name: value for name, value in os.environ.items() if name not in unsaid}
     variables |= {"DRY_RUN": "1" if dry_run else "", "PYTHON": sys.executable}
     interpreter = sys.executable if script.suffix == ".py" else "bash"
-    path = os.pathsep.join(filter(None, (_import_path(), os.environ.get("PYTHONPATH"))))
+    path = os.pathsep.join(filter(None, (launch_check.import_path(), os.environ.get("PYTHONPATH"))))
     return subprocess.run(
         [interpreter, str(script), *words],
-        env=os.environ | variables | {"PYTHONPATH": path}, check=False,
+        env=environment | variables | {"PYTHONPATH": path}, check=False,
     ).returncode  # fmt: skip
-
-
-def _import_path() -> str:
-    return str(Path(__file__).resolve().parent.parent)
-
-
-def _check_words(words: Sequence[str], check: bool) -> None:
-    """What the command itself says to --dry_run, while it costs nothing."""
-    if not words:
-        raise UserError("there is nothing to run; write -- and the words after mt0: -- train …")
-    if words[0] not in GIN_JOBS:
-        known = (*GIN_JOBS, "cache")
-        hint = did_you_mean(words[0], known) or f" There are: {', '.join(known)}."
-        if words[0] != "cache":
-            raise UserError(f"`mt0 {words[0]}` is no job to launch.{hint}")
-        return
-    relative = [word for word in words if re.match(r"--gin\.MODEL_DIR=.*['\"]gs://", word)]
-    if relative:
-        raise UserError(
-            f"{relative[0]}: runs are written through the file system; mount the bucket "
-            "(--mount=gs://BUCKET, --bucket=BUCKET) and name /gcs/BUCKET/…"
-        )
-    if not check:
-        return
-    tried = subprocess.run(
-        [sys.executable, "-m", "mt0_tpu", *words, "--dry_run"],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([_import_path(), os.getcwd()])},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if tried.returncode:
-        said = tried.stderr.strip().splitlines()[-1:] or ["no word"]
-        raise UserError(
-            f"the command fails here already: {said[0].removeprefix('mt0: error: ')} "
-            "(--no_check launches it as it is)"
-        )

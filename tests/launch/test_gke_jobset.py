@@ -121,7 +121,7 @@ def test_arguments_arrive_unchanged():
 )
 def test_what_is_refused(words, variables, said):
     done = run(*words, **(BASE | variables))
-    assert done.returncode != 0
+    assert done.returncode == 2
     assert done.stderr.startswith("mt0: error: ") and said in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mt0_tpu import cli, launch
+from mt0_tpu import cli, launch, launch_check
+from mt0_tpu.tpu_types import tpu_type
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TEXT = (REPOSITORY / "docs/launching.md").read_text()
@@ -55,13 +56,16 @@ def test_launch_takes_them(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_runs_resolve():
-    """What is launched is what mt0 itself takes, gin files and all."""
+def test_the_runs_resolve(capsys):
+    """What is launched is what mt0 itself takes, gin files and all; its mesh fits the TPUs."""
     tried = 0
     for words in commands("mt0", "launch"):
         run = words[words.index("--") + 1 :]
         if "…" not in run:
             assert cli.main([*run, "--dry_run"]) == 0
+            text = capsys.readouterr().out
+            for kind in (word[7:] for word in words if word.startswith("--type=")):
+                launch_check.check_mesh(text, tpu_type(kind), "1")
             tried += 1
     assert tried == 3
 
