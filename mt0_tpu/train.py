@@ -95,6 +95,9 @@ def train(
     say = line.say
 
     # Configuration, start and folder: all that can be refused is refused here.
+    train_dataset = train_dataset.for_model(model.decoder_only)
+    if train_eval_dataset:
+        train_eval_dataset = train_eval_dataset.for_model(model.decoder_only)
     microbatches = num_microbatches or 1
     device_mesh = partitioning.make_mesh(mesh)
     partitioning.check_batch_size(train_dataset.batch_size, device_mesh, microbatches)

@@ -19,10 +19,12 @@ import pytest
 from mt0_tpu import checkpoints
 from mt0_tpu.checkpoints import CheckpointConfig
 from mt0_tpu.errors import UserError
+from mt0_tpu.optimizers import AdamW
 from mt0_tpu.partitioning import MeshConfig
 from mt0_tpu.schedules import LearningRate
 from tests import tiny_run
 from tests.conftest import REPOSITORY
+from tests.tiny_bloom import TINY_BLOOM
 
 STEPS = 12
 
@@ -273,3 +275,36 @@ def test_a_loss_that_is_not_finite_stops_the_run(cache_dir, tmp_path):
             tmp_path / "run", cache_dir, 6,
             learning_rate=LearningRate(base_learning_rate=float("1e30"), min_learning_rate=1.0),
         )  # fmt: skip
+
+
+def test_bloom_trains_from_the_same_cache_and_resumes_bit_for_bit(cache_dir, tmp_path):
+    """The layout follows from the model; nothing else of the run is told."""
+    settings = {
+        "model": dataclasses.replace(TINY_BLOOM, emb_dim=16, mlp_dim=32, num_layers=1),
+        "train_dataset": tiny_run.dataset(cache_dir, task_feature_lengths={"decoder": 30}),
+        "train_eval_dataset": tiny_run.dataset(
+            cache_dir, mixture_or_task_name="held", split="validation", shuffle=False,
+            task_feature_lengths={"inputs": 16, "targets": 8},
+        ),
+        "optimizer": AdamW(global_norm_clip=1.0),
+        "learning_rate": LearningRate(factors="constant", base_learning_rate=1e-2),
+    }  # fmt: skip
+    whole = tiny_run.run(tmp_path / "whole", cache_dir, 6, **settings)
+    tiny_run.run(tmp_path / "parts", cache_dir, 3, **settings)
+    tiny_run.run(tmp_path / "parts", cache_dir, 6, **settings)
+    trained = lambda run: [line for line in record(tmp_path / run) if line[1] == "train"]  # noqa: E731
+    assert trained("parts")[-1] == trained("whole")[-1]
+    metrics = whole.metrics
+    assert metrics["loss_per_nonpadding_target_token"] < np.log(512)
+    assert metrics["non_padding_fraction/overall"] > 0.7
+    assert "non_padding_fraction/encoder" not in metrics
+    assert [line[0] for line in record(tmp_path / "whole") if line[1] == "eval"] == [6]
+
+
+def test_rows_of_another_layout_than_the_models_are_refused(cache_dir, tmp_path):
+    dataset = tiny_run.dataset(cache_dir, task_feature_lengths={"decoder": 30})
+    with pytest.raises(UserError, match="a row of a decoder-only model"):
+        tiny_run.run(tmp_path, cache_dir, train_dataset=dataset)
+    dataset = tiny_run.dataset(cache_dir, layout="encoder_decoder")
+    with pytest.raises(UserError, match="the model reads 'decoder_only' rows"):
+        tiny_run.run(tmp_path, cache_dir, model=TINY_BLOOM, train_dataset=dataset)

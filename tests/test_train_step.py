@@ -243,6 +243,38 @@ def test_microbatches_give_blooms_step_of_the_whole_batch(bloom_on_one_device):
     assert_same_params(params, bloom_on_one_device[1])
 
 
+def unpack_segments(batch):
+    """The same examples of a decoder-only batch, one a row."""
+    rows = []
+    for row, ids in enumerate(batch["decoder_segment_ids"]):
+        for segment in range(1, ids.max() + 1):
+            order = np.argsort(ids != segment, kind="stable")
+            chosen = (ids == segment)[order]
+            rows.append({name: values[row][order] * chosen for name, values in batch.items()})
+            rows[-1]["decoder_segment_ids"] = chosen.astype(np.int32)
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def test_blooms_packed_and_unpacked_rows_give_the_same_loss_and_gradients():
+    config = dataclasses.replace(BLOOM, dropout_rate=0.0)
+    packed, loss = decoder_only_batch(), LossConfig(loss_normalizing_factor="AVERAGE_PER_SEQUENCE")
+    model = network(config)
+    params = train_state.init_params(model, 0)
+    (one, one_sums, one_norm), (two, two_sums, two_norm) = [
+        jax.jit(
+            lambda batch: steps.gradients(
+                params, batch, None, model=model, loss=loss, num_microbatches=1, mesh=None
+            )
+        )(batch)
+        for batch in (packed, unpack_segments(packed))
+    ]
+    examples = packed["decoder_segment_ids"].max(1).sum()
+    np.testing.assert_allclose([one_norm, two_norm], examples, rtol=1e-6)
+    np.testing.assert_allclose(one_sums.loss, two_sums.loss, rtol=1e-6)
+    for mine, other in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_allclose(mine, other, atol=2e-5 * np.abs(other).max() + 1e-8)
+
+
 def test_blooms_metrics_tell_inputs_targets_and_padding_apart():
     batch = decoder_only_batch()
     step = steps.make_eval_step(network(BLOOM), LossConfig(z_loss=0.0))

@@ -40,8 +40,10 @@ class LoaderStats:
 
     Attributes:
         batches, rows, examples: how many; rows of padding are not counted.
-        inputs_tokens, targets_tokens: real tokens, EOS included.
-        inputs_capacity, targets_capacity: tokens the rows could hold.
+        inputs_tokens, targets_tokens: real tokens, EOS included; of a decoder-only row the
+            positions that predict an input and those that predict a target.
+        inputs_capacity, targets_capacity: tokens the rows could hold; a decoder-only row's are
+            under targets_capacity.
         trimmed: examples cut to the row.
         dropped_overlong, dropped_empty: examples left out.
     """
@@ -273,8 +275,13 @@ def _count_batch(stats: LoaderStats, runs, config: DatasetConfig) -> LoaderStats
         part = slice(plan.starts_r[begin], plan.starts_r[end])
         rows += end - begin
         examples += int(part.stop - part.start)
-        inputs += int(plan.totals[0][part].sum())
-        targets += int(plan.totals[1][part].sum())
+        inputs_n, targets_n = (side[part] for side in plan.totals)
+        if config.decoder_only:
+            # Its first token is not predicted.
+            inputs_n, targets_n = np.maximum(inputs_n - 1, 0), targets_n - (inputs_n == 0)
+        inputs += int(inputs_n.sum())
+        targets += int(targets_n.sum())
+    inputs_length, targets_length = config.row_lengths
     return dataclasses.replace(
         stats,
         batches=stats.batches + 1,
@@ -282,6 +289,6 @@ def _count_batch(stats: LoaderStats, runs, config: DatasetConfig) -> LoaderStats
         examples=stats.examples + examples,
         inputs_tokens=stats.inputs_tokens + inputs,
         targets_tokens=stats.targets_tokens + targets,
-        inputs_capacity=stats.inputs_capacity + rows * config.inputs_length,
-        targets_capacity=stats.targets_capacity + rows * config.targets_length,
+        inputs_capacity=stats.inputs_capacity + rows * inputs_length,
+        targets_capacity=stats.targets_capacity + rows * targets_length,
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from mt0_tpu.errors import UserError, did_you_mean
 
 FEATURES = ("inputs", "targets")
+ENCODER_DECODER, DECODER_ONLY = LAYOUTS = ("encoder_decoder", "decoder_only")
 _OVERLONG = ("trim", "drop")
 
 
@@ -20,7 +21,9 @@ class DatasetConfig:
     Attributes:
         mixture_or_task_name: a SeqIO Task or Mixture.
         task_feature_lengths: tokens in a row's inputs and targets, final EOS included; None, which
-            cuts nothing, only where a job takes no rows of it (T5X's infer_eval).
+            cuts nothing, only where a job takes no rows of it (T5X's infer_eval). A decoder-only
+            row has room for both together, as T5X's has; {'decoder': 2048} gives its length alone,
+            however a pair divides it.
         split: the split to read.
         batch_size: rows in a batch, over all hosts.
         pack: several examples in a row, told apart by segment ids.
@@ -32,7 +35,9 @@ class DatasetConfig:
         module: the Python module that registers the mixture, where it is not one of ours.
         data_dir: where released files lie, a folder or an address; None is $MT0_DATA_DIR.
         window_examples: examples planned together; more packs tighter and costs memory.
-        overlong: 'trim' cuts an example longer than the row as T5X does, 'drop' leaves it out.
+        overlong: 'trim' cuts an example longer than the row as T5X does, 'drop' leaves it out. Of
+            {'decoder': N} it is the inputs that are cut, unless the targets fill the row.
+        layout: 'encoder_decoder' or 'decoder_only'; None is the model's (see `for_model`).
     """
 
     mixture_or_task_name: str
@@ -48,6 +53,7 @@ class DatasetConfig:
     data_dir: str | None = None
     window_examples: int = 16384
     overlong: str = "trim"
+    layout: str | None = None
 
     def __post_init__(self):
         if not self.mixture_or_task_name or not isinstance(self.mixture_or_task_name, str):
@@ -69,6 +75,12 @@ class DatasetConfig:
         if self.overlong not in _OVERLONG:
             near = did_you_mean(str(self.overlong), _OVERLONG)
             raise UserError(f"overlong is {self.overlong!r}; write 'trim' or 'drop'.{near}")
+        if self.layout is not None and self.layout not in LAYOUTS:
+            near = did_you_mean(str(self.layout), LAYOUTS)
+            raise UserError(
+                f"layout is {self.layout!r}; write '{ENCODER_DECODER}', '{DECODER_ONLY}' or None "
+                f"for the model's.{near}"
+            )
 
     def _check_lengths(self):
         lengths = self.task_feature_lengths
@@ -77,8 +89,19 @@ class DatasetConfig:
             return
         if not isinstance(lengths, Mapping):
             raise UserError(f"task_feature_lengths is {lengths!r}; write {example}")
+        if "decoder" in lengths and self.layout == ENCODER_DECODER:
+            raise UserError(
+                f"task_feature_lengths is {dict(lengths)}, a row of a decoder-only model; an "
+                f"encoder and a decoder have a row each: write {example}"
+            )
+        decoder_only = set(lengths) == {"decoder"}
         for name, value in lengths.items():
-            if name not in FEATURES:
+            if name not in FEATURES and not decoder_only:
+                if name == "decoder":
+                    raise UserError(
+                        f"task_feature_lengths is {dict(lengths)}; write {example} or, for a "
+                        "decoder-only model, {'decoder': 2048}: one of them gives the row's length"
+                    )
                 near = did_you_mean(str(name), FEATURES)
                 raise UserError(f"task_feature_lengths names {name!r}; write {example}.{near}")
             # Two: one token and its EOS.
@@ -86,9 +109,42 @@ class DatasetConfig:
                 raise UserError(
                     f"task_feature_lengths[{name!r}] is {value!r}; it must be at least 2 tokens"
                 )
-        for name in FEATURES:
+        for name in () if decoder_only else FEATURES:
             if name not in lengths:
                 raise UserError(f"task_feature_lengths lacks {name!r}; write {example}")
+
+    def for_model(self, decoder_only: bool) -> DatasetConfig:
+        """Returns this config with the layout of a model's rows; UserError where it says another.
+
+        Args:
+          decoder_only: of the network's config.
+        """
+        layout = DECODER_ONLY if decoder_only else ENCODER_DECODER
+        if self.layout not in (None, layout):
+            raise UserError(
+                f"DatasetConfig.layout is '{self.layout}', and the model reads '{layout}' rows; "
+                "leave layout out: it follows from the model"
+            )
+        return dataclasses.replace(self, layout=layout)
+
+    @property
+    def decoder_only(self) -> bool:
+        """Whether inputs and targets share one row."""
+        return self.layout == DECODER_ONLY or "decoder" in (self.task_feature_lengths or ())
+
+    @property
+    def decoder_length(self) -> int:
+        """Positions of a decoder-only row."""
+        if self.task_feature_lengths and "decoder" in self.task_feature_lengths:
+            return self.task_feature_lengths["decoder"]
+        return self.inputs_length + self.targets_length
+
+    @property
+    def row_lengths(self) -> tuple[int, int]:
+        """Positions of a row's two sides; a decoder-only row has one, the second."""
+        if self.decoder_only:
+            return 0, self.decoder_length
+        return self.inputs_length, self.targets_length
 
     @property
     def inputs_length(self) -> int:
@@ -99,6 +155,12 @@ class DatasetConfig:
         return self._length("targets")
 
     def _length(self, name: str) -> int:
+        if "decoder" in (self.task_feature_lengths or ()):
+            raise UserError(
+                f"task_feature_lengths is {dict(self.task_feature_lengths)}, and here {name} have "
+                "a length of their own; write TASK_FEATURE_LENGTHS = {'inputs': 1024, "
+                "'targets': 256}"
+            )
         if self.task_feature_lengths is None:
             raise UserError(
                 "task_feature_lengths is None, and rows have a length; write TASK_FEATURE_LENGTHS "

@@ -1,6 +1,7 @@
 """Span-length packing: which examples share a row, decided from lengths alone.
 
-An example is a pair (input tokens, target tokens); a row holds at most `row_lengths` of each.
+An example is a pair (input tokens, target tokens); a row holds at most `row_lengths` of each. In
+a decoder-only row the pair is one span, and packing has one dimension.
 Packing is planned for a whole window of examples, so it can afford to look at all of them.
 
 Dims: n examples.
@@ -53,6 +54,43 @@ def pack(inputs_n: np.ndarray, targets_n: np.ndarray, row_lengths: tuple[int, in
         if best is None or plan[1] < best[1]:
             best = plan
     return best[0]
+
+
+def pack_spans(spans_n: np.ndarray, row_length: int) -> np.ndarray:
+    """Assigns spans of one dimension to rows: best fit, the longest first.
+
+    Args:
+        spans_n: positions of each example, at most row_length.
+        row_length: positions of a row.
+
+    Returns:
+        int32 row number of each example; numbers run from 0 without a gap.
+    """
+    spans_n = np.ascontiguousarray(spans_n, np.int64)
+    if len(spans_n) and not 0 <= spans_n.min() <= spans_n.max() <= row_length:
+        raise ValueError(f"spans of {spans_n.max()} positions do not fit rows of {row_length}")
+    order_n = np.argsort(-spans_n, kind="stable")
+    return _best_fit(order_n, spans_n, np.zeros_like(spans_n), row_length, 0)[0]
+
+
+def spans_lower_bound(spans_n: np.ndarray, row_length: int) -> int:
+    """Returns a number of rows below which no packing of spans exists.
+
+    For every length c: spans above row_length - c share no row with one of c or more, so the
+    former take a row each and the middle ones fill what they leave (Martello and Toth 1990, L2).
+    """
+    counts = np.bincount(np.asarray(spans_n, np.int64), minlength=row_length + 1)
+    tokens = np.cumsum(counts * np.arange(row_length + 1))
+    above = len(spans_n) - np.cumsum(counts)  # spans longer than each length
+    best = 0
+    for c in range(row_length // 2 + 1):
+        alone = int(above[row_length - c])
+        halves = int(above[row_length // 2] - above[row_length - c])
+        # The spans of c..half a row, less the room beside those of half a row to row_length - c.
+        middle = tokens[row_length - c] - (tokens[c - 1] if c else 0)
+        beside = halves * row_length
+        best = max(best, alone + halves + max(0, -(-int(middle - beside) // row_length)))
+    return best
 
 
 def pack_in_order(

@@ -197,12 +197,21 @@ class TaskExamples:
 
     def __init__(self, task: CachedTask, config: DatasetConfig):
         self.task = task
-        self._limits = (config.inputs_length, config.targets_length)
+        self._config = config
+        self._limits = None
+        if not config.decoder_only or "decoder" not in config.task_feature_lengths:
+            self._limits = (config.inputs_length, config.targets_length)
         self._drop = config.overlong == "drop"
         self._chunk = None
         self._chunk_ends_S = None
         self.size = len(task.datasets[1])
         if task.step:
+            if self._limits is None:
+                raise UserError(
+                    f"task '{task.name}' cuts spans out of texts when it is read, and needs a "
+                    "length for either side: write TASK_FEATURE_LENGTHS = {'inputs': 512, "
+                    "'targets': 128}, whose sum is the row"
+                )
             rooms = [limit - eos for limit, eos in zip(self._limits, task.append_eos, strict=True)]
             self._chunk = task.step.longest(*rooms)
             sizes_S = task.datasets[1].sizes_S
@@ -228,7 +237,8 @@ class TaskExamples:
         Trimming is T5X's: with append_eos_after_trim the EOS stays and the text gives way, else
         the text and its EOS are simply cut. An example with an empty side, EOS counted, is left
         out: without targets it teaches nothing, without inputs its cross-attention would fall on
-        the other examples of its row.
+        the other examples of its row. In a decoder-only row inputs may be empty: that is a text
+        to learn, from its second token on.
         """
         task = self.task
         if task.step:
@@ -238,13 +248,32 @@ class TaskExamples:
             sides = tuple(data.sizes_S[indices_n].astype(np.int64) for data in task.datasets)
         copied, totals, long_n = [], [], np.zeros(len(indices_n), bool)
         empty_n = sides[1] < 1 if task.step else np.zeros(len(indices_n), bool)
-        for lengths_n, eos, limit in zip(sides, task.append_eos, self._limits, strict=True):
+        limits = self._limits or self._shares(*sides)
+        for lengths_n, eos, limit in zip(sides, task.append_eos, limits, strict=True):
             long_n |= lengths_n + eos > limit
             totals_n = np.minimum(lengths_n + eos, limit)
             kept_eos = eos if task.eos_after_trim else 0
             copied.append(np.minimum(lengths_n, limit - kept_eos))
             totals.append(totals_n)
-            empty_n |= totals_n == 0
+            if not self._config.decoder_only:
+                empty_n |= totals_n == 0
+        if self._config.decoder_only:
+            empty_n |= (totals[1] == 0) | (totals[0] + totals[1] < 2)
         none_n = np.zeros(len(indices_n), bool)
         trimmed_n, overlong_n = (none_n, long_n) if self._drop else (long_n, none_n)
         return Measured(tuple(copied), tuple(totals), trimmed_n & ~empty_n, overlong_n, empty_n)
+
+    def _shares(self, inputs_n: np.ndarray, targets_n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what inputs and targets may take of a decoder-only row, each [n].
+
+        The targets come first: without their end a text teaches not to stop. One input token
+        stays, from which the first target is predicted; the last target is not fed, so a row of
+        N positions holds N + 1 tokens.
+        """
+        room = self._config.decoder_length + 1
+        inputs_n, targets_n = (
+            lengths_n + eos
+            for lengths_n, eos in zip((inputs_n, targets_n), self.task.append_eos, strict=True)
+        )
+        targets_limit_n = room - np.minimum(inputs_n, 1)
+        return room - np.minimum(targets_n, targets_limit_n), targets_limit_n

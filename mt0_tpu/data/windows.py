@@ -14,7 +14,7 @@ import numpy as np
 
 from mt0_tpu.data import mixing
 from mt0_tpu.data.dataset_config import DatasetConfig
-from mt0_tpu.data.packing import pack
+from mt0_tpu.data.packing import pack, pack_spans
 from mt0_tpu.data.sources import CachedTask, TaskExamples
 
 
@@ -59,6 +59,8 @@ class Planner:
     ):
         self.config = config
         self.tasks = [TaskExamples(source, config) for source in sources]
+        # [tasks, 2]: the EOS of inputs and of targets.
+        self.eos_ids = np.array([source.eos_ids for source in sources], np.int64)
         self._rates = [source.rate for source in sources]
         self._sizes = [task.size for task in self.tasks]
         self._keys = [source.key for source in sources]
@@ -118,8 +120,10 @@ class Planner:
         if not self.config.pack:
             # The stream is in its seeded order already.
             return np.arange(num), np.arange(num + 1)
-        lengths = (self.config.inputs_length, self.config.targets_length)
-        row_n = pack(inputs_n, targets_n, lengths)
+        if self.config.decoder_only:
+            row_n = pack_spans(positions_of(inputs_n, targets_n), self.config.decoder_length)
+        else:
+            row_n = pack(inputs_n, targets_n, self.config.row_lengths)
         rows = int(row_n.max()) + 1 if num else 0
         if self.config.shuffle:
             # Packing fills rows with the largest examples first.
@@ -131,6 +135,11 @@ class Planner:
         place_n = place_r[row_n]
         counts_r = np.bincount(place_n, minlength=rows)
         return np.argsort(place_n, kind="stable"), np.concatenate([[0], np.cumsum(counts_r)])
+
+
+def positions_of(inputs_n: np.ndarray, targets_n: np.ndarray) -> np.ndarray:
+    """Returns the positions that pairs take of decoder-only rows: the last token is never fed."""
+    return inputs_n + targets_n - 1
 
 
 def by_task(tasks_n: np.ndarray) -> list[tuple[int, np.ndarray]]:

@@ -3,7 +3,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mt0_tpu.data.packing import lower_bound, pack, pack_in_order
+from mt0_tpu.data.packing import (
+    lower_bound,
+    pack,
+    pack_in_order,
+    pack_spans,
+    spans_lower_bound,
+)
 
 
 def peers_mix(seed, num=50_000):
@@ -61,3 +67,36 @@ def test_the_bound_counts_rows_that_one_side_fills_apart():
 def test_too_long_is_refused():
     with pytest.raises(ValueError, match="inputs of 11 tokens do not fit rows of 10"):
         pack(np.array([11]), np.array([1]), (10, 4))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_spans_take_nearly_the_lower_bound_of_rows(seed):
+    random = np.random.default_rng(seed)
+    spans = np.clip(random.lognormal(np.log(150), 1.0, 16384), 2, 2048).astype(np.int64)
+    rows = pack_spans(spans, 2048)
+    assert set(rows) == set(range(rows.max() + 1))
+    assert np.bincount(rows, spans).max() <= 2048
+    bound = spans_lower_bound(spans, 2048)
+    assert bound <= rows.max() + 1 <= 1.001 * bound
+
+
+@pytest.mark.parametrize(
+    "spans, bound",
+    [
+        ([6, 6, 6], 3),  # none shares a row of ten, though 18 tokens would fill two
+        ([6, 6, 4, 4], 2),
+        ([6, 6, 4, 4, 1], 3),
+        ([10, 7, 3], 2),
+        ([1] * 21, 3),
+        ([], 0),
+    ],
+)
+def test_the_bound_of_spans(spans, bound):
+    assert spans_lower_bound(np.array(spans, np.int64), 10) == bound
+    rows = pack_spans(np.array(spans, np.int64), 10)
+    assert (rows.max() + 1 if len(spans) else 0) == bound
+
+
+def test_a_span_longer_than_a_row_is_refused():
+    with pytest.raises(ValueError, match="11 positions do not fit rows of 10"):
+        pack_spans(np.array([3, 11]), 10)
