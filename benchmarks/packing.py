@@ -1,9 +1,11 @@
 """Rows and examples per CPU-second of our packing, beside SeqIO's, on the mix of peers.md E.
 
-    python benchmarks/packing.py [--seqio] [--seeds 1 2 3] [--examples 50000]
+    python benchmarks/packing.py [--seqio] [--decoder_only] [--seeds 1 2 3] [--examples 50000]
 
 Ours starts at .bin/.idx on disk and ends at finished rows in memory, one thread's CPU time; SeqIO's
 gets its examples from memory and ends at trim_and_pack_dataset's rows, all of its threads.
+--decoder_only packs the same pairs as single spans into rows of 2048, BLOOMZ's, against the
+one-dimensional lower bound; SeqIO's spans are one longer (a 0 before each).
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ import numpy as np
 from mt0_tpu.data.batches import Loader, open_sources
 from mt0_tpu.data.dataset_config import DatasetConfig
 from mt0_tpu.data.indexed import IndexedWriter
-from mt0_tpu.data.packing import lower_bound
+from mt0_tpu.data.packing import lower_bound, spans_lower_bound
+from mt0_tpu.data.windows import positions_of
 
 ROW = {"inputs": 1024, "targets": 256}
+DECODER_ROW = {"decoder": 2048}
 
 
 def lengths(seed: int, num: int) -> tuple[np.ndarray, np.ndarray]:
@@ -51,9 +55,9 @@ def write_cache(root: Path, sides: tuple[np.ndarray, np.ndarray], seed: int) -> 
     (root / "mix.mixture.json").write_text(json.dumps(mixture))
 
 
-def ours(root: Path, prefetch: int) -> tuple[int, int, float, float]:
+def ours(root: Path, row: dict[str, int], prefetch: int) -> tuple[int, int, float, float]:
     """Returns (rows, examples, CPU seconds, wall seconds) of one pass, opening included."""
-    config = DatasetConfig("mix", ROW, batch_size=128, cache_dir=str(root))
+    config = DatasetConfig("mix", row, batch_size=128, cache_dir=str(root))
     cpu, wall = time.process_time(), time.perf_counter()
     with Loader(open_sources(config), config, epochs=1, prefetch=prefetch) as loader:
         for _ in loader:
@@ -63,7 +67,7 @@ def ours(root: Path, prefetch: int) -> tuple[int, int, float, float]:
     return stats.rows, stats.examples, *seconds
 
 
-def seqios(root: Path) -> tuple[int, int, float, float]:
+def seqios(root: Path, row: dict[str, int]) -> tuple[int, int, float, float]:
     """Returns the same of seqio.trim_and_pack_dataset over the same examples."""
     import seqio
     import tensorflow as tf
@@ -73,10 +77,12 @@ def seqios(root: Path) -> tuple[int, int, float, float]:
     examples = [
         {"inputs": inputs[i].copy(), "targets": targets[i].copy()} for i in range(len(inputs))
     ]
-    spec = {name: tf.TensorSpec([None], tf.int32) for name in ROW}
+    if row == DECODER_ROW:
+        examples = [{"decoder": np.concatenate([e["inputs"], e["targets"]])} for e in examples]
+    spec = {name: tf.TensorSpec([None], tf.int32) for name in row}
     cpu, wall = time.process_time(), time.perf_counter()
     dataset = tf.data.Dataset.from_generator(lambda: iter(examples), output_signature=spec)
-    rows = sum(1 for _ in seqio.utils.trim_and_pack_dataset(dataset, ROW))
+    rows = sum(1 for _ in seqio.utils.trim_and_pack_dataset(dataset, row))
     return rows, len(examples), time.process_time() - cpu, time.perf_counter() - wall
 
 
@@ -85,7 +91,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[2001, 2002, 2003])
     parser.add_argument("--examples", type=int, default=50_000)
     parser.add_argument("--seqio", action="store_true", help="measure SeqIO's packer too")
+    parser.add_argument("--decoder_only", action="store_true", help="BLOOMZ's rows, not mT0's")
     flags = parser.parse_args()
+    row = DECODER_ROW if flags.decoder_only else ROW
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {flags.examples} examples")
     print(f"{'packer':8}{'seed':>6}{'rows':>8}{'of bound':>10}{'ex/CPU-s':>11}{'ex/s wall':>11}")
     for number, seed in enumerate(flags.seeds):
@@ -94,11 +102,14 @@ def main() -> None:
             sides = lengths(seed, flags.examples)
             write_cache(root, sides, seed)
             if not number:
-                ours(root, 0)  # compile
-            runs = [("ours", ours(root, 0))]
+                ours(root, row, 0)  # compile
+            runs = [("ours", ours(root, row, 0))]
             if flags.seqio:
-                runs.append(("SeqIO", seqios(root)))
-            bound = lower_bound(*sides, (ROW["inputs"], ROW["targets"]))
+                runs.append(("SeqIO", seqios(root, row)))
+            if flags.decoder_only:
+                bound = spans_lower_bound(positions_of(*sides), row["decoder"])
+            else:
+                bound = lower_bound(*sides, (ROW["inputs"], ROW["targets"]))
             for name, (rows, examples, cpu, wall) in runs:
                 print(
                     f"{name:8}{seed:6}{rows:8}{rows / bound:10.4f}"

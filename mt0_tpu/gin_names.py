@@ -89,7 +89,12 @@ CONFIGURABLES = (
         "models.EncoderDecoderModel",
         "mt0_tpu.losses:LossConfig",
         # Older T5X gins, mT0's own among them, bind the loss on `.loss_fn`.
-        ("t5x.models.EncoderDecoderModel", "models.EncoderDecoderModel.loss_fn", "LossConfig"),
+        (
+            "t5x.models.EncoderDecoderModel",
+            "models.EncoderDecoderModel.loss_fn",
+            "t5x.models.DecoderOnlyModel",
+            "LossConfig",
+        ),  # fmt: skip
     ),
     Configurable(
         "adafactor.Adafactor", "mt0_tpu.optimizers:Adafactor", ("t5x.adafactor.Adafactor",)

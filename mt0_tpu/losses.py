@@ -37,13 +37,16 @@ LossNormalizingFactor = float | str | None
 class LossConfig:
     """The loss of a run, in T5X's terms; mT5 was trained with z_loss 1e-4.
 
-    logits_block_mib bounds the float32 logits alive at a time (per device).
+    logits_block_mib bounds the float32 logits alive at a time (per device). normalize_over_rows
+    divides the weights of every so many rows by their sum and averages over these groups:
+    Megatron's loss, its micro-batch being that many rows. None normalises the batch as a whole.
     """
 
     z_loss: float = 1e-4
     label_smoothing: float = 0.0
     loss_normalizing_factor: LossNormalizingFactor = None
     logits_block_mib: int = 256
+    normalize_over_rows: int | None = None
 
     def __post_init__(self) -> None:
         if self.z_loss < 0:
@@ -59,6 +62,21 @@ class LossConfig:
                 f" e.g. 256."
             )
         check_normalizing_factor(self.loss_normalizing_factor)
+        rows = self.normalize_over_rows
+        if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
+            raise UserError(
+                f"LossConfig.normalize_over_rows is {rows!r}; write a number of rows, such as 1, "
+                "or None for the whole batch"
+            )
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Raises UserError unless a batch falls into groups of normalize_over_rows."""
+        rows = self.normalize_over_rows
+        if rows and batch_size % rows:
+            raise UserError(
+                f"BATCH_SIZE is {batch_size} and LossConfig.normalize_over_rows {rows}; write a "
+                f"batch size that is a multiple of {rows}"
+            )
 
 
 def check_normalizing_factor(factor: LossNormalizingFactor) -> None:
@@ -79,16 +97,26 @@ def check_normalizing_factor(factor: LossNormalizingFactor) -> None:
 
 
 def normalized_weights(
-    batch: dict[str, jax.Array], factor: LossNormalizingFactor
+    batch: dict[str, jax.Array],
+    factor: LossNormalizingFactor,
+    normalize_over_rows: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the token weights [B, S] and the divisor of their loss sum, both float32.
 
     Call it once, on the whole batch: microbatches then sum to the loss of one big batch (T5X
     normalises each microbatch by itself). AVERAGE_PER_SEQUENCE divides each weight by the sum
     over its sequence (a segment of a packed row, or the row); the divisor is then the number of
-    sequences. Where there is no weight at all the divisor is 1, so that 0/0 is 0.
+    sequences. Where there is no weight at all the divisor is 1, so that 0/0 is 0. With
+    normalize_over_rows the weights of every so many rows sum to 1, and the divisor is their groups.
     """
     check_normalizing_factor(factor)
+    if normalize_over_rows:
+        weights_BS, _ = normalized_weights(batch, factor)
+        groups = weights_BS.reshape(-1, normalize_over_rows, weights_BS.shape[1])
+        totals = jnp.sum(groups, axis=(1, 2), keepdims=True)
+        groups = jnp.where(totals == 0, 0.0, groups / jnp.where(totals == 0, 1.0, totals))
+        filled = jnp.sum(totals > 0, dtype=jnp.float32)
+        return groups.reshape(weights_BS.shape), jnp.maximum(filled, 1.0)
     targets = batch["decoder_target_tokens"]
     weights = batch.get("decoder_loss_weights")
     weights = (targets > 0 if weights is None else weights).astype(jnp.float32)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mt0_tpu.errors import UserError
+from mt0_tpu.errors import UserError, did_you_mean
 
 Tree = Any
 
@@ -24,6 +24,7 @@ LAYERS = "layers"
 _ROW = frozenset({"embed"})
 _COLUMN = frozenset({"vocab", "mlp", "heads", "kv", "joined_kv"})
 _STATE_NAMES = ("v_row", "v_col", "v", "m")
+_DECAYED = ("all", "matrices")
 
 
 class _Layout(NamedTuple):
@@ -218,7 +219,8 @@ class AdamW:
     """Adam with decoupled weight decay (optax), after an optional clip of the global norm.
 
     State: {'count': int32 of its own, 'mu': like params, 'nu': like params}. The decay is
-    multiplied by the learning rate and applies to every tensor.
+    multiplied by the learning rate and applies to every tensor, or with weight_decay_on =
+    'matrices', Megatron's rule, to all but biases and norms (layers stacked or not).
     """
 
     b1: float = 0.9
@@ -226,6 +228,7 @@ class AdamW:
     eps: float = 1e-8
     weight_decay: float = 0.0
     global_norm_clip: float | None = None
+    weight_decay_on: str = "all"
 
     def __post_init__(self) -> None:
         _check_beta("AdamW", "b1", self.b1)
@@ -233,6 +236,11 @@ class AdamW:
         _check("AdamW", "eps", self.eps, self.eps >= 0, "0 or more, e.g. 1e-8")
         _check("AdamW", "weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more")
         _check_optional_positive("AdamW", "global_norm_clip", self.global_norm_clip)
+        if self.weight_decay_on not in _DECAYED:
+            raise UserError(
+                f"AdamW.weight_decay_on is {self.weight_decay_on!r}; write 'all', or 'matrices' to "
+                f"leave out biases and norms.{did_you_mean(str(self.weight_decay_on), _DECAYED)}"
+            )
 
     def init(self, params: Tree, axes: Tree) -> Tree:
         """Returns zero state; the moments are float32 whatever the parameters are."""
@@ -256,7 +264,7 @@ class AdamW:
         learning_rate: jax.typing.ArrayLike,
     ) -> tuple[Tree, Tree]:
         """Returns (params, state) after one update; bias correction counts its own updates."""
-        del axes, step
+        del step
         updates = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
         values = jax.tree.map(lambda p: p.astype(jnp.float32), params)
         if self.global_norm_clip is not None:
@@ -267,10 +275,16 @@ class AdamW:
         with jax.numpy_dtype_promotion("standard"):
             updates, moments = adam.update(updates, optax.ScaleByAdamState(**state))
         decay = optax.add_decayed_weights(self.weight_decay)
-        updates, _ = decay.update(updates, decay.init(values), values)
+        decayed = _map_with_path(self._decayed, values, axes)
+        updates, _ = decay.update(updates, decay.init(decayed), decayed)
         rate = jnp.asarray(learning_rate, jnp.float32)
         new = jax.tree.map(lambda p, v, u: (v - rate * u).astype(p.dtype), params, values, updates)
         return new, {"count": moments.count, "mu": moments.mu, "nu": moments.nu}
+
+    def _decayed(self, path: str, value: jax.Array, names: tuple) -> jax.Array:
+        """What decays of a tensor: itself, or zeros for a vector that is left out."""
+        vector = sum(name != LAYERS for name in names) < 2
+        return jnp.zeros_like(value) if vector and self.weight_decay_on == "matrices" else value
 
 
 def _split_by_name(path: str, names: tuple, rest: tuple[int, ...]):

@@ -101,6 +101,8 @@ def train(
     microbatches = num_microbatches or 1
     device_mesh = partitioning.make_mesh(mesh)
     partitioning.check_batch_size(train_dataset.batch_size, device_mesh, microbatches)
+    for dataset in filter(None, (train_dataset, train_eval_dataset)):
+        loss.check_batch_size(dataset.batch_size)
     # Last of the checks: a checkpoint in a bucket is fetched here.
     start = checkpoints.find_start(model_dir, initial_checkpoint_path, from_scratch)
     checkpoints.check_total_steps(start, total_steps, relative_steps)

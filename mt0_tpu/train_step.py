@@ -101,7 +101,9 @@ def gradients(params, batch, dropout_keys_B, *, model, loss, num_microbatches, m
     The weights and the normaliser come from the whole batch before it is cut, so n
     microbatches give the gradient of one.
     """
-    weights_BS, normalizer = losses.normalized_weights(batch, loss.loss_normalizing_factor)
+    weights_BS, normalizer = losses.normalized_weights(
+        batch, loss.loss_normalizing_factor, loss.normalize_over_rows
+    )
 
     def normalised(params, batch, weights_BS, keys_B):
         sums = batch_sums(params, batch, weights_BS, keys_B, model=model, loss=loss, mesh=mesh)
@@ -181,7 +183,9 @@ def make_eval_step(model: nn.Module, loss: losses.LossConfig, *, mesh: Mesh | No
     """Returns step(params, batch) -> metric sums, teacher-forced and without dropout."""
 
     def step(params, batch):
-        weights_BS, normalizer = losses.normalized_weights(batch, loss.loss_normalizing_factor)
+        weights_BS, normalizer = losses.normalized_weights(
+            batch, loss.loss_normalizing_factor, loss.normalize_over_rows
+        )
         sums = batch_sums(params, batch, weights_BS, None, model=model, loss=loss, mesh=mesh)
         return metric_sums(batch, sums, normalizer)
 

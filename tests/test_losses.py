@@ -318,3 +318,23 @@ def test_errors():
             *(hidden[:7], kernel, targets[:7], weights[:7]),
             **dict(z_loss=0.0, label_smoothing=0.0, mesh=mesh, batch_axes=("data",)),
         )
+
+
+def test_normalised_over_groups_of_rows_as_megatron_does():
+    """Every micro-batch of two rows is divided by its own weight; four rows, three examples."""
+    batch = {
+        "decoder_target_tokens": jnp.full((4, 4), 7),
+        "decoder_loss_weights": jnp.array([[0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 1, 1], [0] * 4]),
+        "decoder_segment_ids": jnp.array([[1, 1, 1, 0], [1, 2, 2, 2], [1, 1, 1, 1], [0] * 4]),
+    }
+    weights, divisor = losses.normalized_weights(batch, "AVERAGE_PER_SEQUENCE", 2)
+    third, half = 1 / 3, 1 / 2
+    wanted = [[0, third / 2, third / 2, 0], [third, 0, 0, third], [0, 0, half, half], [0] * 4]
+    np.testing.assert_allclose(weights, wanted, rtol=1e-6)
+    assert float(divisor) == 2
+    # Rows of padding alone are no group.
+    assert float(losses.normalized_weights(batch, None, 1)[1]) == 3
+    with pytest.raises(UserError, match="normalize_over_rows is 0"):
+        losses.LossConfig(normalize_over_rows=0)
+    with pytest.raises(UserError, match="BATCH_SIZE is 6 and .*multiple of 4"):
+        losses.LossConfig(normalize_over_rows=4).check_batch_size(6)

@@ -188,6 +188,8 @@ def test_errors():
         Adafactor(factored=False, factor_by_name=True)
     with pytest.raises(UserError, match="b2 is 2"):
         AdamW(b2=2)
+    with pytest.raises(UserError, match="weight_decay_on is 'matrix'.*Did you mean 'matrices'"):
+        AdamW(weight_decay_on="matrix")
     cube = {"mlp": {"kernel": jnp.ones((2, 3, 4, 5))}}
     with pytest.raises(UserError, match="no factoring rule for 'mlp/kernel'"):
         Adafactor().init(cube, {"mlp": {"kernel": ("layers", "embed", "heads", "kv")}})
@@ -218,6 +220,38 @@ def test_adamw_formula():
     assert int(state["count"]) == 3
     assert optimizer.state_axes(new, axes) == {"count": (), "mu": axes, "nu": axes}
     assert jax.tree.structure(state) == jax.tree.structure(optimizer.init(new, axes))
+
+
+def test_megatrons_adamw_by_hand():
+    """BLOOMZ's: biases and norms, stacked or not, do not decay; one norm clips all gradients."""
+    rng = np.random.default_rng(0)
+    axes = {
+        "kernel": ("layers", "embed", "mlp"),
+        "bias": ("layers", "mlp"),
+        "scale": ("embed",),
+        "table": ("vocab", "embed"),
+    }
+    shapes = {"kernel": (2, 4, 3), "bias": (2, 3), "scale": (4,), "table": (5, 4)}
+    draw = lambda: {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}  # noqa: E731
+    params, grads = draw(), [draw() for _ in range(3)]
+    optimizer = AdamW(
+        0.9, 0.95, 1e-8, weight_decay=1e-2, global_norm_clip=1.0, weight_decay_on="matrices"
+    )
+    start = jax.tree.map(jnp.asarray, params)
+    new, _ = run_steps(optimizer, start, grads, axes, 0, 0.01)
+    norms = [
+        np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in tree.values())) for tree in grads
+    ]
+    assert min(norms) > 1
+    for name, param in params.items():
+        want, mu, nu = param.astype(np.float64), 0.0, 0.0
+        for t, (tree, norm) in enumerate(zip(grads, norms, strict=True), 1):
+            g = tree[name] / norm
+            mu, nu = 0.9 * mu + 0.1 * g, 0.95 * nu + 0.05 * g * g
+            step = mu / (1 - 0.9**t) / (np.sqrt(nu / (1 - 0.95**t)) + 1e-8)
+            decay = 1e-2 if name in ("kernel", "table") else 0.0
+            want = want - 0.01 * (step + decay * want)
+        np.testing.assert_allclose(new[name], want, rtol=0, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("spec", [None, P("fsdp", None), P(None, "fsdp"), P("fsdp", "tensor")])

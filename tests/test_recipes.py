@@ -5,6 +5,7 @@ import dataclasses
 import re
 
 import jax
+import numpy as np
 import pytest
 
 from mt0_tpu import gin_config
@@ -15,6 +16,7 @@ SIZES = {
     "bloom": ("mini", "560m", "1b1", "1b7", "3b", "7b1", "176b"),
 }
 MODELS = [f"{family}/{size}" for family, sizes in SIZES.items() for size in sizes]
+BLOOMZ = ["560m", "1b1", "1b7", "3b", "7b1", "7b1_mt", "7b1_p3", "176b", "176b_mt", "176b_p3"]
 PUBLISHED = ["small", "base", "large", "xl", "xxl", "xxl_mt", "xxl_p3"]
 RECIPES = sorted(path.name for path in (GIN / "recipes").glob("*.gin"))
 TRAINING_RECIPES = [name for name in RECIPES if name not in ("mini_eval.gin", "mini_infer.gin")]
@@ -127,7 +129,8 @@ def test_recipes_can_be_made(name):
     shapes, _ = abstract_state(network(arguments["model"]), arguments["optimizer"])
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
     assert count == parameter_count(arguments["model"])
-    batch = batches.abstract_batch(arguments["train_dataset"])
+    dataset = arguments["train_dataset"].for_model(arguments["model"].decoder_only)
+    batch = batches.abstract_batch(dataset)
     rows = arguments["train_dataset"].batch_size
     assert {leaf.shape[0] for leaf in batch.values()} == {rows}
     mesh = arguments["mesh"]
@@ -180,6 +183,41 @@ def test_the_t0_style_recipe(size):
     assert (dataset.batch_size, arguments["num_microbatches"]) == (1024, 16)
     assert dataset.pack and arguments["model"].dropout_rate == 0.0
     assert arguments["loss"].loss_normalizing_factor == 234496
+
+
+@pytest.mark.parametrize("name", BLOOMZ)
+def test_the_published_recipe_of_bloomz(name):
+    from mt0_tpu.optimizers import AdamW
+
+    size, _, variant = name.partition("_")
+    arguments = recipe(f"bloomz_{name}.gin").arguments
+    wanted = AdamW(0.9, 0.95, 1e-8, 1e-4, global_norm_clip=1.0, weight_decay_on="matrices")
+    assert arguments["optimizer"] == wanted
+    assert arguments["restore_optimizer_state"] is False
+    rate = arguments["learning_rate"]
+    assert {float(rate(step)) for step in (0, 100, 3000)} == {float(np.float32(2e-5))}
+    dataset = arguments["train_dataset"].for_model(arguments["model"].decoder_only)
+    assert (dataset.decoder_length, dataset.overlong, dataset.pack) == (2048, "drop", True)
+    # 6,348,800 rows, 13.0B tokens.
+    assert dataset.batch_size * arguments["total_steps"] == 6_348_800
+    assert dataset.batch_size == (1024 if size in ("560m", "1b1") else 2048)
+    loss = arguments["loss"]
+    alike = name == "7b1_p3"
+    factor = "NUM_REAL_TARGET_TOKENS" if alike else "AVERAGE_PER_SEQUENCE"
+    assert (loss.loss_normalizing_factor, loss.z_loss) == (factor, 0.0)
+    assert loss.normalize_over_rows is None
+    mixture = {"": "xp3megds_bloomz", "mt": "xp3mt_bloomz", "p3": "p3"}[variant]
+    assert dataset.mixture_or_task_name == mixture
+    published = "bloom" if size == "176b" else f"bloom-{size}"
+    assert arguments["initial_checkpoint_path"] == f"bigscience/{published}"
+
+
+def test_bloomz_can_be_normalised_as_published():
+    flags = ["--gin.MODEL_DIR='x'", "--gin.models.DecoderOnlyModel.normalize_over_rows=4"]
+    loss = gin_config.parse(["--gin_file=recipes/bloomz_7b1.gin", *flags], "train").arguments[
+        "loss"
+    ]
+    assert loss.normalize_over_rows == 4
 
 
 def test_pretraining_starts_from_nothing():
