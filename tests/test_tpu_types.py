@@ -62,3 +62,15 @@ def test_unknown_types(name, said):
     with pytest.raises(UserError) as error:
         tpu_type(name)
     assert said in str(error.value)
+
+
+def test_what_shells_read(capsys):
+    assert tpu_types.main(["v5e-16"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "api_name=v5litepod-16", "runtime_version=v2-alpha-tpuv5-lite", "chips=16", "hosts=4",
+        "zones='us-central1-a us-south1-a us-west1-c us-west4-a europe-west4-b'",
+    ]  # fmt: skip
+    assert tpu_types.main(["v5e-17"]) == 2
+    assert capsys.readouterr().err.startswith("mt0: error: there is no TPU type 'v5e-17'")
+    assert tpu_types.main([]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(TYPES)

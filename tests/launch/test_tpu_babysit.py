@@ -97,6 +97,22 @@ def test_a_request_that_cannot_be_made_is_given_up(cloud):
     assert verbs(cloud) == ["create", "create"]  # nothing there, so nothing to delete
 
 
+def test_deaths_that_come_before_the_news_of_a_preemption_are_no_errors(cloud):
+    # The others' programs die with the first machine; the state says so a little later.
+    cloud.plan(lives=[["ACTIVE", "ACTIVE", "SUSPENDED"]] * 3 + [["ACTIVE"]], exits=[-9, -9, -9, 0])
+    done = cloud.run("tpu_babysit", *WORDS, RETRIES="0")
+    assert done.returncode == 0, done.stderr
+    assert verbs(cloud).count("create") == 4 and "errors in a row" not in done.stderr
+
+
+def test_a_gcloud_that_cannot_say_is_asked_again(cloud):
+    cloud.plan(lives=[["ACTIVE"]], describe_fails=3)
+    done = cloud.run("tpu_babysit", *WORDS)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("gcloud could not say how mt0-xl is: ERROR: describe fails") == 3
+    assert verbs(cloud) == ["create", "scp", "delete"]
+
+
 def test_a_worker_that_never_answers_is_replaced(cloud):
     cloud.plan(lives=[["ACTIVE"], ["ACTIVE"]], ssh_fails=10)
     done = cloud.run("tpu_babysit", *WORDS)
