@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 from orbax.checkpoint.options import MultiprocessingOptions
 
+from mt0_tpu.checkpoint_saving import Saver
 from mt0_tpu.errors import UserError
 from mt0_tpu.formats import detect, own_run, placing, remote, sound
 from mt0_tpu.formats.weights import Weights
@@ -44,18 +46,26 @@ class CheckpointConfig:
       keep_every_steps: steps that divide by it stay for good; None for no such step.
       keep_best_metric: name of a teacher-forced eval metric; the checkpoint that has the best
         stays ('accuracy' is best when high, everything else when low). None to keep none.
+      max_failed_saves: so many saves in a row may fail while training goes on; one more stops the
+        run. The last save of a run must not fail.
     """
 
     save_every_steps: int = 1000
     keep_last: int | None = 2
     keep_every_steps: int | None = None
     keep_best_metric: str | None = None
+    max_failed_saves: int = 3
 
     def __post_init__(self):
         for name in ("save_every_steps", "keep_last", "keep_every_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"CheckpointConfig.{name} is {value}; write 1 or more, or None")
+        if self.max_failed_saves < 0:
+            raise UserError(
+                f"CheckpointConfig.max_failed_saves is {self.max_failed_saves}; write 0 to stop at "
+                "the first, or more"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,9 +233,17 @@ def check_shapes(expected, found, where: str) -> None:
 class Checkpointer:
     """Saves and restores the checkpoints of one MODEL_DIR."""
 
-    def __init__(self, model_dir: str, config: CheckpointConfig, read_only: bool = False):
-        # Orbax logs a dozen lines a save and warns of its own defaults.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+    def __init__(
+        self,
+        model_dir: str,
+        config: CheckpointConfig,
+        read_only: bool = False,
+        say: Callable[[str], None] = _say,
+    ):
+        # Orbax logs a dozen lines a save and warns of its own defaults; its errors, which it logs
+        # five times each with all of their specification, are said in a line by Saver.
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._folder = Path(os.path.abspath(model_dir)) / FOLDER
         keep = [policies.LatestN(config.keep_last)]
         if config.keep_every_steps:
@@ -246,15 +264,34 @@ class Checkpointer:
             preservation_policy=policies.AnyPreservationPolicy(keep),
             cleanup_tmp_directories=not read_only,
             multiprocessing_options=processes,
-        )
-        self._manager = ocp.CheckpointManager(
-            self._folder, options=options, item_handlers=_handlers(processes)
+            # Made in the background, a folder that cannot be made leaves threads that wait five
+            # minutes for it, and the process with them.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
 
-    def save(self, state: TrainState, position: dict, metrics: dict | None = None) -> None:
+        def open_manager():
+            return ocp.CheckpointManager(
+                self._folder, options=options, item_handlers=_handlers(processes)
+            )
+
+        def last_step():
+            return max(steps_of(self._folder.parent), default=None)
+
+        self._saver = Saver(open_manager, self._folder, config.max_failed_saves, last_step, say)
+
+    @property
+    def _manager(self) -> ocp.CheckpointManager:
+        return self._saver.manager
+
+    def save(
+        self, state: TrainState, position: dict, metrics: dict | None = None, last: bool = False
+    ) -> None:
         """Starts saving; the arrays are copied off the devices before this returns.
 
-        Raises UserError where the disk is full or MODEL_DIR has gone.
+        What fails is said, and tried at the next save: see checkpoint_saving. The last save of a
+        run is waited for, and tried several times.
+
+        Raises UserError where too many saves in a row have failed, or the last.
         """
         item = {"step": state.step, "params": state.params, "opt_state": state.opt_state}
         pieces = jax.tree_util.tree_map_with_path(_save_args, item)
@@ -263,30 +300,20 @@ class Checkpointer:
             position=ocp.args.JsonSave(position),
         )
         step = int(state.step)
-        self._guard(lambda: self._manager.save(step, args=items, metrics=metrics, force=True))
+        start = self._saver.save_last if last else self._saver.save
+        start(step, items, metrics)
+
+    def poll(self) -> None:
+        """Says how a save under way has ended, where it has; costs nothing."""
+        self._saver.poll()
 
     def wait(self) -> None:
-        """Returns when the last save is whole on disk."""
-        self._guard(self._manager.wait_until_finished)
+        """Returns when the last save is whole on disk; UserError where it failed."""
+        self._saver.wait()
 
     def close(self) -> None:
-        """Waits for the last save and lets go of the folder."""
-        self._guard(self._manager.close)
-
-    def _guard(self, action) -> None:
-        try:
-            action()
-        except Exception as error:
-            text = f"{type(error).__name__}: {error}"
-            if isinstance(error, OSError) or "RESOURCE_EXHAUSTED" in text or "No space" in text:
-                steps = steps_of(self._folder.parent)
-                last = f"the last good one is step {steps[-1]}" if steps else "there is none yet"
-                reason = getattr(error, "strerror", None) or text.splitlines()[0][:200]
-                raise UserError(
-                    f"a checkpoint could not be written to {self._folder} ({reason}); {last}; "
-                    "free some space and run the same command again"
-                ) from error
-            raise
+        """Waits for the last save and lets go of the folder; UserError where it failed."""
+        self._saver.close()
 
     def has_optimizer_state(self, step: int) -> bool:
         """Whether a checkpoint holds more than parameters; those of `mt0 convert` may not."""

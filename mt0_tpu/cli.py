@@ -27,6 +27,7 @@ T5X's flags:
   --gin_search_paths=A,B     further folders to look gin files up in.
   --dry_run                  prints the resolved run and exits; touches no device, no data.
 """
+CHECK_REPLICAS_STEPS = 1000
 JOB_FLAGS = ("--gin_file", "--gin_bindings", "--gin_search_paths")
 
 
@@ -144,6 +145,14 @@ def _parsers(
     )
     train.epilog = GIN_FLAGS_HELP
     _add_job(train)
+    train.add_argument(
+        "--check_replicas",
+        type=int,
+        nargs="?",
+        const=CHECK_REPLICAS_STEPS,
+        metavar="STEPS",
+        help="compare what devices hold copies of, every STEPS (%(const)s) and before each save",
+    )
     train.add_argument("--output_dir", help="run folder of the embedded mini mT0 (runs/mini)")
     train.add_argument("--seed", type=int, help="seed of the embedded mini mT0 (0)")
     train.add_argument("--quick", action="store_true", help="a few steps, to try the embedded run")
@@ -217,7 +226,11 @@ def _gin_flags(flags: argparse.Namespace) -> tuple[list[str], list[str], list[st
 
 
 def _run_train(flags: argparse.Namespace) -> None:
+    checks = []
+    if flags.check_replicas is not None:
+        checks = [f"train.check_replicas_every_steps = {flags.check_replicas}"]
     if flags.gin_file:
+        flags.gin_bindings = [*checks, *flags.gin_bindings]
         for name in ("output_dir", "seed"):
             if getattr(flags, name) is not None:
                 macro = {"output_dir": "MODEL_DIR", "seed": "RANDOM_SEED"}[name]
@@ -230,13 +243,13 @@ def _run_train(flags: argparse.Namespace) -> None:
         )
     if flags.dry_run:
         flags.gin_file = ["recipes/mini_mt0.gin"]
-        flags.gin_bindings = [f"MODEL_DIR = {flags.output_dir or 'runs/mini'!r}"]
+        flags.gin_bindings = [f"MODEL_DIR = {flags.output_dir or 'runs/mini'!r}", *checks]
         _run_job(flags)
         return
     from mt0_tpu import study
 
     chosen = {n: getattr(flags, n) for n in ("output_dir", "seed") if getattr(flags, n) is not None}
-    study.run_default(**chosen, quick=flags.quick)
+    study.run_default(**chosen, quick=flags.quick, bindings=checks)
 
 
 def _run_study(flags: argparse.Namespace) -> None:

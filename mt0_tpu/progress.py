@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from mt0_tpu.line_file import LineFile
+from mt0_tpu.scalar_file import ScalarFile
 from mt0_tpu.whole_file import write_whole
 
 # Sums of train_step.metric_sums that describe one step and are averaged over steps.
@@ -22,9 +25,13 @@ def summarise(sums: Mapping[str, float], steps: int) -> dict[str, float]:
     """Returns T5X's metrics from sums over `steps` steps.
 
     loss, cross_ent_loss and z_loss are means over steps of the normalised loss. accuracy and
-    loss_per_nonpadding_target_token are means under the loss weights in use.
+    loss_per_nonpadding_target_token are means under the loss weights in use. skipped_steps, where
+    a run may skip, is how many are in none of them; where there is no other, it is all there is.
     """
-    metrics = {name: sums[name] / steps for name in _PER_STEP if name in sums}
+    skipped = {name: sums[name] for name in ("skipped_steps",) if name in sums}
+    if skipped and not steps:
+        return skipped
+    metrics = {name: sums[name] / steps for name in _PER_STEP if name in sums} | skipped
     metrics["accuracy"] = _ratio(sums["weighted_correct"], sums["weight"])
     metrics["loss_per_nonpadding_target_token"] = _ratio(sums["weighted_loss"], sums["weight"])
     metrics["loss_per_all_target_tokens"] = _ratio(sums["weighted_loss"], sums["decoder_positions"])
@@ -67,19 +74,21 @@ class ProgressLine:
             return
         self._last = now
         if self._terminal:
-            self._stream.write("\r\x1b[K" + text[:160])
+            self._put("\r\x1b[K" + text[:160])
             self._open = True
         else:
-            self._stream.write(text + "\n")
-        self._stream.flush()
+            self._put(text + "\n")
 
     def say(self, text: str) -> None:
         """Writes a line that stays."""
-        if self._open:
-            self._stream.write("\r\x1b[K")
-            self._open = False
-        self._stream.write(text + "\n")
-        self._stream.flush()
+        self._put(("\r\x1b[K" if self._open else "") + text + "\n")
+        self._open = False
+
+    def _put(self, text: str) -> None:
+        # A log on a full disk is no reason to stop.
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+            self._stream.flush()
 
 
 class MetricWriter:
@@ -87,15 +96,18 @@ class MetricWriter:
 
     metrics.jsonl is the record: after a crash it is cut back to the step the run resumes
     from, so that it holds each step once, as an uninterrupted run's would.
+
+    A file that cannot be written is said once; what it lacks is written as soon as it can be.
     """
 
-    def __init__(self, model_dir: str, resume_step: int):
-        self._folder = Path(model_dir)
+    def __init__(self, model_dir: str, resume_step: int, say: Callable[[str], None] = print):
+        self._folder, self._say = Path(model_dir), say
         self._path = self._folder / "metrics.jsonl"
         self._cut_back(resume_step)
-        self._file = open(self._path, "a", encoding="utf-8")
-        self._boards: dict = {}
+        self._lines = LineFile(self._path)
+        self._boards: dict[str, ScalarFile] = {}
         self._resume_step = resume_step
+        self._failing: set[str] = set()
 
     def _cut_back(self, resume_step: int) -> None:
         if not self._path.exists():
@@ -109,28 +121,33 @@ class MetricWriter:
                 break  # a line the crash cut short; what follows it cannot be older
         write_whole(self._path, "".join(kept))
 
-    def _board(self, folder: str):
-        if folder not in self._boards:
-            from tensorboardX import SummaryWriter
-
-            # purge_step tells TensorBoard to forget what a crashed run wrote beyond it.
-            self._boards[folder] = SummaryWriter(
-                str(self._folder / folder), purge_step=self._resume_step + 1, write_to_disk=True
-            )
-        return self._boards[folder]
-
     def write(self, step: int, split: str, metrics: Mapping[str, float], folder: str) -> None:
         """Writes one line and the TensorBoard scalars; folder is T5X's ('train', ...)."""
-        line = {"step": step, "split": split, "metrics": dict(metrics)}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        board = self._board(folder)
-        for name, value in metrics.items():
-            board.add_scalar(name, value, step)
-        board.flush()
+        line = json.dumps({"step": step, "split": split, "metrics": dict(metrics)})
+        board = self._boards.setdefault(
+            folder, ScalarFile(self._folder / folder, self._resume_step)
+        )
+        self._try(str(self._path), lambda: self._lines.add(line))
+        self._try(str(self._folder / folder), lambda: board.add(step, metrics))
+
+    def _try(self, what: str, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            if what not in self._failing:
+                self._say(f"{what} cannot be written ({error.strerror}); training goes on")
+            self._failing.add(what)
+        else:
+            if what in self._failing:
+                self._say(f"{what} can be written again; it lacks nothing")
+            self._failing.discard(what)
 
     def close(self) -> None:
-        """Closes the files."""
-        self._file.close()
-        for board in self._boards.values():
+        """Writes what waits, says what is lost, and closes the files."""
+        self._try(str(self._path), self._lines.flush)
+        if self._lines.waiting:
+            self._say(f"{self._path} lacks its last {self._lines.waiting} lines")
+        self._lines.close()
+        for folder, board in self._boards.items():
+            self._try(str(self._folder / folder), board.flush)
             board.close()

@@ -54,15 +54,23 @@ ARMS = (
 )
 
 
-def run_default(output_dir: str = "runs/mini", seed: int = 0, quick: bool = False) -> None:
-    """Caches, pretrains a tiny mT5, finetunes it into a tiny mT0, scores both and reports."""
+def run_default(
+    output_dir: str = "runs/mini",
+    seed: int = 0,
+    quick: bool = False,
+    bindings: Sequence[str] = (),
+) -> None:
+    """Caches, pretrains a tiny mT5, finetunes it into a tiny mT0, scores both and reports.
+
+    Further gin bindings go to both trainings.
+    """
     began = time.monotonic()
     _use_all_cores()
     arms = ARMS[:2]
     _cache(output_dir, arms)
     for number, arm in enumerate(arms, 1):
         _say(f"== {number}/{len(arms)} {arm.name} ==")
-        run_arm(arm, output_dir, seed, quick)
+        run_arm(arm, output_dir, seed, quick, bindings)
     _finish(output_dir, began)
 
 
@@ -109,7 +117,9 @@ def _cache(output_dir: str, arms: Sequence[Arm]) -> None:
     cache.ensure_mixtures(mixtures, os.path.join(output_dir, "cache"), _say)
 
 
-def run_arm(arm: Arm, output_dir: str, seed: int, quick: bool = False) -> None:
+def run_arm(
+    arm: Arm, output_dir: str, seed: int, quick: bool = False, more_bindings: Sequence[str] = ()
+) -> None:
     """Trains and scores one arm; what is done already is not done again."""
     folder = Path(output_dir) / f"seed{seed}" / arm.name
     cache_dir = str(Path(output_dir) / "cache")
@@ -118,6 +128,7 @@ def run_arm(arm: Arm, output_dir: str, seed: int, quick: bool = False) -> None:
         f"RANDOM_SEED = {seed}",
         f"utils.DatasetConfig.cache_dir = {cache_dir!r}",
         f"MIXTURE_OR_TASK_NAME = {arm.mixture!r}",
+        *more_bindings,
     ]
     if arm.after:
         source = Path(output_dir) / f"seed{seed}" / arm.after

@@ -18,7 +18,15 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from mt0_tpu import checkpoints, distributed, losses, partitioning, progress, train_state
+from mt0_tpu import (
+    checkpoints,
+    distributed,
+    losses,
+    partitioning,
+    progress,
+    replica_check,
+    train_state,
+)
 from mt0_tpu import train_step as steps
 from mt0_tpu.checkpoints import CheckpointConfig, Checkpointer, Start
 from mt0_tpu.data import batches
@@ -31,6 +39,7 @@ from mt0_tpu.models import networks
 from mt0_tpu.optimizers import Adafactor, AdamW
 from mt0_tpu.partitioning import MeshConfig
 from mt0_tpu.schedules import LearningRate
+from mt0_tpu.step_health import HealthConfig, StepHealth
 from mt0_tpu.whole_file import write_whole
 
 
@@ -67,6 +76,10 @@ def train(
     infer_eval_num_examples: int | None = None,
     infer_eval_decode: DecodeConfig = DecodeConfig(),
     log_every_steps: int = 100,
+    on_nonfinite: str = "stop",
+    max_consecutive_skips: int = 10,
+    spike_threshold: float | None = 8.0,
+    check_replicas_every_steps: int | None = None,
     random_seed: int = 0,
     config_text: str = "",
 ) -> TrainSummary:
@@ -83,6 +96,13 @@ def train(
       infer_eval_dataset: evaluated as `mt0 eval` does (ranking, predictions), every
         infer_eval_period steps (None: eval_period), at most infer_eval_num_examples of each task.
       log_every_steps: steps that one line of metrics.jsonl covers.
+      on_nonfinite: 'stop' at a loss or gradient norm that is NaN or infinite, or 'skip' the step:
+        parameters and optimizer state stay, step and data go on. Its batch is kept in
+        MODEL_DIR/sick (docs/faults.md).
+      max_consecutive_skips: so many in a row are skipped; one more stops the run.
+      spike_threshold: a loss so many deviations above the usual is told; None tells none.
+      check_replicas_every_steps: every so many steps, and before each save, devices that hold
+        copies of the same numbers are compared; None never does.
       config_text: what config.gin shall say.
 
     Raises:
@@ -99,6 +119,8 @@ def train(
     if train_eval_dataset:
         train_eval_dataset = train_eval_dataset.for_model(model.decoder_only)
     microbatches = num_microbatches or 1
+    health_config = HealthConfig(on_nonfinite, max_consecutive_skips, spike_threshold)
+    replica_check.check_period(check_replicas_every_steps)
     device_mesh = partitioning.make_mesh(mesh)
     partitioning.check_batch_size(train_dataset.batch_size, device_mesh, microbatches)
     for dataset in filter(None, (train_dataset, train_eval_dataset)):
@@ -130,8 +152,8 @@ def train(
     # State: the start rule has decided; what happens to the optimizer state is said aloud.
     where = partitioning.shardings(axes, shapes, device_mesh)
     placed = jax.tree.map(_placed, shapes, where)
-    checkpointer = Checkpointer(model_dir, checkpoint)
-    state, position = _start_state(
+    checkpointer = Checkpointer(model_dir, checkpoint, say=say)
+    state, position = start_state(
         start, checkpointer, placed, network, optimizer, device_mesh, random_seed,
         restore_optimizer_state, model_dir, say,
     )  # fmt: skip
@@ -158,6 +180,7 @@ def train(
         steps.make_train_step(
             network, loss, optimizer, learning_rate, axes.params,
             seed=random_seed, num_microbatches=microbatches, mesh=device_mesh,
+            skip_nonfinite=health_config.skips,
         ),
         where, shapes, batches.abstract_batch(train_dataset), device_mesh,
     )  # fmt: skip
@@ -167,6 +190,9 @@ def train(
             steps.make_eval_step(network, loss, mesh=device_mesh),
             where.params, shapes.params, batches.abstract_batch(train_eval_dataset), device_mesh,
         )  # fmt: skip
+    compare_replicas = replica_check.make(
+        check_replicas_every_steps, where, shapes, device_mesh, say
+    )
     say(f"compiled in {progress.duration(time.monotonic() - compile_began)}")
     distributed.barrier("compiled")
 
@@ -177,8 +203,12 @@ def train(
         process_count=jax.process_count(),
         state=batches.LoaderState(**position["loader"]) if "loader" in position else None,
     )
-    writer = progress.MetricWriter(model_dir, step) if leader else None
+    writer = progress.MetricWriter(model_dir, step, say) if leader else None
     log = _MetricLog(position.get("metric_sums"), position.get("metric_steps", 0))
+    health = StepHealth(
+        health_config, model_dir, sources, train_dataset, random_seed, config_text,
+        position.get("health"), step, say,
+    )  # fmt: skip
     rows_where = partitioning.batch_sharding(device_mesh)
     eval_metrics: dict[str, float] | None = None
     last_metrics: dict[str, float] = {}
@@ -189,11 +219,13 @@ def train(
     say(f"training from step {step} to {final_step}: {model_dir}")
 
     while step < final_step:
-        batch = to_devices(next(loader), rows_where)
-        state, sums = run_step(state, batch)
+        place, rows = loader.state, next(loader)
+        state, sums = run_step(state, to_devices(rows, rows_where))
         step += 1
+        health.fed(step, place, rows)
+        checkpointer.poll()
         if pending is not None:
-            log.add(*pending, model_dir)
+            log.add(*pending, health)
         pending = (step, sums)
 
         logs_now = step % log_every_steps == 0 or step == final_step
@@ -201,7 +233,7 @@ def train(
         evals_now = run_eval is not None and (step % eval_period == 0 or step == final_step)
         scores_now = infer_eval is not None and infer_eval.is_due(step, final_step)
         if logs_now or saves_now or evals_now or scores_now:
-            log.add(*pending, model_dir)
+            log.add(*pending, health)
             pending = None
 
         if leader:
@@ -229,6 +261,7 @@ def train(
             if writer:
                 writer.write(step, "train", metrics, "train")
                 say(_log_line(step, final_step, metrics, (final_step - step) * rate))
+        compare_replicas(state, step, saves_now)
         if evals_now:
             eval_metrics = _evaluate(run_eval, state.params, eval_sources, train_eval_dataset,
                                      rows_where, eval_steps)  # fmt: skip
@@ -243,8 +276,9 @@ def train(
                 "metric_sums": log.sums,
                 "metric_steps": log.steps,
                 "base_step": base_step,
+                "health": health.state,
             }
-            checkpointer.save(state, position, eval_metrics)
+            checkpointer.save(state, position, eval_metrics, last=step == final_step)
         if scores_now:  # after the save: a mistake in a metric costs no step
             infer_eval.run(state.params, step)
 
@@ -266,18 +300,28 @@ class _MetricLog:
         self.steps = num_steps
         self.last_loss = "-"  # until the first step's sums have come back
 
-    def add(self, step: int, sums: dict[str, jax.Array], model_dir: str) -> None:
-        """Adds one step's sums; waits for the device. Refuses a loss that is not finite."""
+    def add(self, step: int, sums: dict[str, jax.Array], health: StepHealth | None = None) -> None:
+        """Adds one step's sums, or counts it as skipped; waits for the device.
+
+        Without a judge of the step's health, a loss that is not finite is refused.
+        """
         host = {name: float(value) for name, value in jax.device_get(sums).items()}
         self.last_loss = f"{host['weighted_loss'] / max(host['weight'], 1e-9):.4f}"
-        if not math.isfinite(host["loss"]):
+        admitted = True
+        if health is not None:
+            admitted = health.admits(step, host)
+            if health.skips:
+                host["skipped_steps"] = 0.0 if admitted else 1.0
+        elif not math.isfinite(host["loss"]):
             raise UserError(
-                f"the loss is {host['loss']} at step {step}; the last checkpoint of {model_dir} "
-                "is from before it: lower the learning rate or check the data, and run again"
+                f"the loss of an evaluation is {host['loss']}: lower the learning rate or check "
+                "the data, and run again from the last checkpoint"
             )
+        if not admitted:
+            host = {name: v if name == "skipped_steps" else 0.0 for name, v in host.items()}
         for name, value in host.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
-        self.steps += 1
+        self.steps += admitted
 
     def reset(self) -> None:
         self.sums, self.steps = {}, 0
@@ -308,7 +352,7 @@ def _ensure_cached(dataset: DatasetConfig, eval_dataset: DatasetConfig | None, s
         cache.ensure_cached(eval_dataset, say)
 
 
-def _start_state(
+def start_state(
     start: Start, checkpointer, placed, network, optimizer, mesh, seed,
     restore_optimizer_state, model_dir, say,
 ):  # fmt: skip
@@ -364,7 +408,7 @@ def _evaluate(run_eval, params, sources, dataset, rows_where, eval_steps) -> dic
     )
     log = _MetricLog(None, 0)
     for _, batch in zip(range(eval_steps), loader, strict=False):
-        log.add(0, run_eval(params, to_devices(batch, rows_where)), "the run")
+        log.add(0, run_eval(params, to_devices(batch, rows_where)))
     loader.close()
     if not log.steps:
         raise UserError(
@@ -375,12 +419,15 @@ def _evaluate(run_eval, params, sources, dataset, rows_where, eval_steps) -> dic
 
 
 def _log_line(step: int, final_step: int, metrics: dict[str, float], eta_seconds: float) -> str:
+    skipped = f"  skipped {n:.0f}" if (n := metrics.get("skipped_steps")) else ""
+    if "accuracy" not in metrics:
+        return f"step {step}/{final_step}  every step since the last line was skipped"
     return (
         f"step {step}/{final_step}  loss {metrics['loss_per_nonpadding_target_token']:.4f}  "
         f"acc {metrics['accuracy']:.3f}  lr {metrics['learning_rate']:.2e}  "
         f"{metrics['timing/steps_per_second']:.2f} steps/s  "
         f"{metrics['timing/real_tokens_per_second']:,.0f} real tokens/s  "
-        f"filled {metrics['non_padding_fraction/overall']:.1%}  "
+        f"filled {metrics['non_padding_fraction/overall']:.1%}{skipped}  "
         f"eta {progress.duration(eta_seconds)}"
     )
 

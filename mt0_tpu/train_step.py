@@ -142,6 +142,7 @@ def make_train_step(
     seed: int,
     num_microbatches: int = 1,
     mesh: Mesh | None = None,
+    skip_nonfinite: bool = False,
 ):
     """Returns step(state, batch) -> (state, metric sums), to be jitted with donated state.
 
@@ -149,6 +150,8 @@ def make_train_step(
       axes: logical axes of the parameters (train_state.parameter_axes).
       learning_rate: function of the absolute step.
       seed: of dropout; a rate of 0 draws no keys.
+      skip_nonfinite: where loss or gradient norm is not finite, parameters and optimizer state
+        stay as they were, to the bit; the step is counted all the same.
     """
     dropout = model.config.dropout_rate > 0
 
@@ -174,6 +177,14 @@ def make_train_step(
         squares = [jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)]
         metrics["grad_norm"] = jnp.sqrt(jnp.sum(jnp.stack(squares)))
         metrics["learning_rate"] = jnp.asarray(rate, jnp.float32)
+        if skip_nonfinite:
+            finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+            # The update reads the old values anyway, so that choosing costs no memory traffic.
+            params, opt_state = jax.tree.map(
+                lambda new, old: jnp.where(finite, new, old),
+                (params, opt_state),
+                (state.params, state.opt_state),
+            )
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return step

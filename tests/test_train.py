@@ -263,6 +263,7 @@ def test_full_disk_before_and_during_a_run(cache_dir, tmp_path, monkeypatch):
     def no_space(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
+    monkeypatch.setattr("mt0_tpu.checkpoint_saving.FINAL_WAITS_S", (0.0,))
     monkeypatch.setattr(checkpoints.ocp.CheckpointManager, "save", no_space)
     with pytest.raises(UserError, match="No space left.*the last good one is step 3"):
         tiny_run.run(tmp_path / "run", cache_dir, 6)

@@ -24,6 +24,8 @@ __all__ = [
 ]  # fmt: skip
 
 _MOST_EMPTY_WINDOWS = 100
+# First row in the batch; the rows from and to of a window's plan.
+Run = tuple[int, Plan, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +121,7 @@ class Loader:
         own = (process_index * share, (process_index + 1) * share)
         self._state = state or LoaderState()
         self._stats = LoaderStats()
-        self._made = _Stream(Planner(sources, config, epochs), own).produce(self._state)
+        self._made = Stream(Planner(sources, config, epochs), own).produce(self._state)
         self._queue: queue.Queue = queue.Queue(maxsize=max(prefetch, 1))
         self._stop = threading.Event()
         self._thread = None
@@ -198,7 +200,7 @@ def _prefetch(items: Iterator, into: queue.Queue, stop: threading.Event) -> None
         put(error)
 
 
-class _Stream:
+class Stream:
     """Batches from a position on, with the position and counts after each.
 
     Args:
@@ -210,7 +212,12 @@ class _Stream:
         self._config, self._planner, self._own = planner.config, planner, own
 
     def produce(self, state: LoaderState) -> Iterator[tuple[Batch, LoaderState, LoaderStats]]:
-        """Makes batches: runs of rows that may reach over the end of a window."""
+        """Makes batches from a position on."""
+        for runs, after, stats in self.runs(state):
+            yield self.fill(runs), after, stats
+
+    def runs(self, state: LoaderState) -> Iterator[tuple[list[Run], LoaderState, LoaderStats]]:
+        """Plans batches: runs of rows that may reach over the end of a window."""
         size, stats = self._config.batch_size, LoaderStats()
         runs, taken = [], 0
         for window, row, plan in self._windows(state):
@@ -222,11 +229,15 @@ class _Stream:
                 row = end
                 if taken == size:
                     stats = _count_batch(stats, runs, self._config)
-                    yield self._fill(runs), LoaderState(window, row), stats
+                    yield runs, LoaderState(window, row), stats
                     runs, taken = [], 0
         if runs:
             stats = _count_batch(stats, runs, self._config)
-            yield self._fill(runs), LoaderState(window, row), stats
+            yield runs, LoaderState(window, row), stats
+
+    def task_name(self, number: int) -> str:
+        """Returns the name of the number-th task of the plans."""
+        return self._planner.tasks[number].task.name
 
     def _windows(self, state: LoaderState) -> Iterator[tuple[int, int, Plan]]:
         """Gives (window, first row, plan) from the state on."""
@@ -248,7 +259,7 @@ class _Stream:
             yield window, row, plan
             window, row = window + 1, 0
 
-    def _fill(self, runs: list[tuple[int, Plan, int, int]]) -> Batch:
+    def fill(self, runs: list[Run]) -> Batch:
         """Reads and writes this host's part of a batch."""
         own_begin, own_end = self._own
         batch = empty_rows(self._config, own_end - own_begin)
