@@ -7,6 +7,7 @@ nor gin nor TensorFlow and answers at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
 import os
 import sys
@@ -15,6 +16,7 @@ from typing import NoReturn
 
 from mt0_tpu import process_flags
 from mt0_tpu.errors import UserError, did_you_mean
+from mt0_tpu.redaction import RedactedStream, show_exception
 
 GIN_FLAGS_HELP = """\
 T5X's flags:
@@ -44,6 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     `mt0 tasks check` has a code of its own for what it found.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # Answers of a model are its own; all else, tracebacks too, is said without secrets.
+    sys.excepthook = show_exception
+    spoken = sys.stdout if arguments[:1] == ["infer"] else RedactedStream(sys.stdout)
+    with contextlib.redirect_stdout(spoken), contextlib.redirect_stderr(RedactedStream(sys.stderr)):
+        return _ends(arguments)
+
+
+def _ends(arguments: list[str]) -> int:
+    """Dispatches, and turns how that ends into an exit code."""
     try:
         return _dispatch(arguments)
     except UserError as error:

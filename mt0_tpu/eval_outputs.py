@@ -22,6 +22,7 @@ from typing import Any
 
 from mt0_tpu import rank_results
 from mt0_tpu.errors import UserError
+from mt0_tpu.redaction import redact_all
 from mt0_tpu.whole_file import write_whole
 
 FOLDER = "inference_eval"
@@ -52,7 +53,7 @@ class EvalOutputs:
             raise UserError(f"EVAL_OUTPUT_DIR is remote ({folder}); name a local folder")
         self._folder = Path(folder)
         self._mixture = mixture.replace(" ", "")[:200]  # in names of files
-        self._settings = json.loads(json.dumps(settings))
+        self._settings = redact_all(json.loads(json.dumps(settings)))
         self._overwrite = overwrite
         self._most_lines = write_n_results
         self._boards: dict[str, Any] = {}

@@ -24,6 +24,7 @@ import mt0_tpu
 from mt0_tpu import gin_names
 from mt0_tpu.bindings import COMMAND_LINE, Bindings, Macro, Reference, Statement
 from mt0_tpu.errors import UserError
+from mt0_tpu.redaction import redact
 
 # T5X's paths of the files that have a namesake here, so that its users' includes are found.
 T5X_PATHS = (
@@ -42,7 +43,7 @@ class Resolved:
     Attributes:
         job: "train", "eval" or "infer".
         arguments: what the job's function is called with.
-        text: the resolved config, itself a gin file.
+        text: the resolved config, itself a gin file; secrets are *** in it.
     """
 
     job: str
@@ -93,7 +94,7 @@ def resolve(
     arguments = bindings.build()
     _check_modules_exist(arguments)
     header = f"# mt0 {job}: the resolved config. Give it as --gin_file to repeat the run.\n"
-    return Resolved(job, arguments, header + bindings.text())
+    return Resolved(job, arguments, redact(header + bindings.text()))
 
 
 def parse(arguments: Iterable[str], job: str) -> Resolved:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mt0_tpu.errors import UserError
+from mt0_tpu.redaction import redact_all
 from mt0_tpu.whole_file import write_whole
 
 
@@ -16,7 +17,7 @@ class OutputFile:
 
     def __init__(self, path: Path, job: Mapping, num_lines: int):
         self.path = path
-        self._job = json.loads(json.dumps(job))
+        self._job = redact_all(json.loads(json.dumps(job)))
         self._num_lines = num_lines
         self._partial = path.with_name(f"{path.name}.partial")
         self._partial_job = path.with_name(f"{path.name}.partial.job")

@@ -13,6 +13,7 @@ from typing import Any
 from mt0_tpu.errors import UserError
 from mt0_tpu.formats.model_card import ModelCard
 from mt0_tpu.models.config import T5Config
+from mt0_tpu.redaction import redact
 from mt0_tpu.reporting.config import RunConfig, read_config
 
 # Rows of the card's table of training: what a reader asks first, and the macro or parameter.
@@ -104,13 +105,13 @@ class RunRecord:
             return value
         if value.startswith("@"):
             return value.strip("@()")
-        return _without_folders(repr(value))[1:-1]
+        return _without_folders(redact(repr(value)))[1:-1]
 
     def _recipe(self) -> str:
         """config.gin, without the places of this machine: a card is read by others."""
         file = self.folder / "config.gin"
         text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-        return _without_folders(_ORIGIN.sub("", text))
+        return _without_folders(redact(_ORIGIN.sub("", text)))
 
     def _curves(self) -> dict[str, float]:
         """The last line of each split of metrics.jsonl that is not after the checkpoint."""

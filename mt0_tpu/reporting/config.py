@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from mt0_tpu.redaction import redact
+
 _SETTING = re.compile(r"^([A-Za-z_][\w./]*)\s*=\s*(.*)$")
 # Where a run lies, and which seed it has, are not how it was run.
 _PLACES = re.compile(r"(^|\.)(model_dir|cache_dir|eval_output_dir|random_seed)$", re.IGNORECASE)
@@ -34,7 +36,7 @@ def read_config(path: Path) -> RunConfig:
     if not path.is_file():
         return RunConfig()
     macros, parameters = {}, {}
-    for name, value in _settings(path.read_text("utf-8", "replace")):
+    for name, value in _settings(redact(path.read_text("utf-8", "replace"))):
         (macros if name.isupper() else parameters)[name] = value
     return RunConfig(macros, parameters)
 
