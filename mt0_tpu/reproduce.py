@@ -28,8 +28,8 @@ from mt0_tpu.checkpoints import CheckpointConfig, Checkpointer, Start
 from mt0_tpu.data import batches
 from mt0_tpu.data.batch_examples import BatchExample, batch_at
 from mt0_tpu.errors import UserError
+from mt0_tpu.models import networks
 from mt0_tpu.models.names import LAYERS
-from mt0_tpu.models.t5 import T5
 from mt0_tpu.sick_step import SickStep
 
 _SHOWN = 12
@@ -112,7 +112,7 @@ def reproduce(
     run = _run_arguments(arguments or _config(folder, ()))
     model_dir = _model_dir(folder, sick)
     mesh = partitioning.make_mesh(run["mesh"])
-    network, optimizer = T5(run["model"]), run["optimizer"]
+    network, optimizer = networks.network(run["model"]), run["optimizer"]
     shapes, axes = train_state.abstract_state(network, optimizer)
     where = partitioning.shardings(axes, shapes, mesh)
     placed = jax.tree.map(
@@ -239,7 +239,7 @@ def _look(state, batch, network, loss, axes, where, options) -> dict[str, Any]:
         )  # fmt: skip
         hidden_BSD = network.apply({"params": state.params}, batch, keys_B)
         log_probs_BS, _ = losses.token_log_probs(
-            hidden_BSD, steps.head_kernel(state.params, network), tokens_BS,
+            hidden_BSD, networks.head_kernel(state.params, network.config), tokens_BS,
             logits_block_mib=loss.logits_block_mib, mesh=mesh,
             batch_axes=partitioning.BATCH_AXES, embed_axes=("fsdp",), vocab_axes=("tensor",),
         )  # fmt: skip

@@ -30,10 +30,6 @@ from mt0_tpu.errors import UserError
 from mt0_tpu.whole_file import write_whole
 
 FOLDER = "sick"
-_SIDES = (
-    ("inputs", "encoder_input_tokens"),
-    ("targets", "decoder_target_tokens"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +99,8 @@ def _line(example: BatchExample, batch: Batch) -> dict[str, Any]:
         "task": example.task,
         "index": example.index,
     }
-    for side, feature in _SIDES:
+    inputs = "encoder_input_tokens" if "encoder_input_tokens" in batch else "decoder_input_tokens"
+    for side, feature in (("inputs", inputs), ("targets", "decoder_target_tokens")):
         begin, end = getattr(example, side)
         line[f"{side}_ids"] = batch[feature][example.row, begin:end].tolist()
     return line

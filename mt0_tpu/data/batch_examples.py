@@ -22,7 +22,8 @@ class BatchExample:
       row: of the whole batch, all hosts together.
       segment: which of its row, from 1; as the batch's segment ids where rows are packed.
       task, index: its place in the cache.
-      inputs, targets: columns of the row that it takes, (from, to), EOS included.
+      inputs, targets: columns of the row that it takes, (from, to), EOS included; of a
+        decoder-only batch, of its input tokens and of its target tokens.
     """
 
     row: int
@@ -46,17 +47,30 @@ def batch_at(
     for at, plan, begin, end in runs:
         for row in range(begin, end):
             part = slice(int(plan.starts_r[row]), int(plan.starts_r[row + 1]))
-            ends = [np.cumsum(plan.totals[side][part]).tolist() for side in (0, 1)]
-            names = [stream.task_name(int(task)) for task in plan.tasks_n[part]]
-            starts = ([0, *ends[0]], [0, *ends[1]])
+            inputs, targets = _columns(*(side[part] for side in plan.totals), config.decoder_only)
             examples += [
                 BatchExample(
-                    at + row - begin, segment, name, int(index),
-                    (starts[0][segment - 1], ends[0][segment - 1]),
-                    (starts[1][segment - 1], ends[1][segment - 1]),
+                    at + row - begin,
+                    place + 1,
+                    stream.task_name(int(plan.tasks_n[part][place])),
+                    int(plan.indices_n[part][place]),
+                    inputs[place],
+                    targets[place],
                 )
-                for segment, (name, index) in enumerate(
-                    zip(names, plan.indices_n[part], strict=True), 1
-                )
-            ]  # fmt: skip
+                for place in range(part.stop - part.start)
+            ]
     return stream.fill(runs), examples
+
+
+def _columns(inputs_n: np.ndarray, targets_n: np.ndarray, decoder_only: bool):
+    """Returns (from, to) of each example's inputs and targets in a row that they share in order."""
+    if decoder_only:
+        # One span; what is predicted lies a column before where it is read.
+        starts_n = np.cumsum(inputs_n + targets_n - 1) - (inputs_n + targets_n - 1)
+        firsts_n = starts_n + np.maximum(inputs_n - 1, 0)
+        lengths_n = targets_n - (inputs_n == 0)
+    else:
+        starts_n = np.cumsum(inputs_n) - inputs_n
+        firsts_n, lengths_n = np.cumsum(targets_n) - targets_n, targets_n
+    pairs = ((starts_n, inputs_n), (firsts_n, lengths_n))
+    return [list(zip(b.tolist(), (b + n).tolist(), strict=True)) for b, n in pairs]
