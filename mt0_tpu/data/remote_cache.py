@@ -9,10 +9,12 @@ holds bytes and SHA-256 of each file. Every host keeps its own copy, under $MT0_
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
@@ -23,6 +25,7 @@ from mt0_tpu.data.indexed import IndexedDataset
 from mt0_tpu.data.remote_files import CopyProgress, RemoteFiles, open_address
 from mt0_tpu.data.sources import mixture_file, read_info, task_folder
 from mt0_tpu.errors import UserError, did_you_mean
+from mt0_tpu.retrying import retrying
 from mt0_tpu.whole_file import write_whole
 
 _CHECKSUMS, _INFO = "checksums.json", "info.json"
@@ -157,15 +160,40 @@ def _upload(files: RemoteFiles, content: Mapping[str, Path], progress: CopyProgr
                     done[name] = mark
                     progress.add(mark["bytes"])
                     continue
-        digest = hashlib.sha256()
-        with path.open("rb") as source, files.open(name, "wb") as target:
-            while block := source.read(_BLOCK):
-                digest.update(block)
-                target.write(block)
-                progress.add(len(block))
-        done[name] = {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+        sha256 = _again_from(files, name, progress, functools.partial(_send, files, name, path))
+        done[name] = {"bytes": path.stat().st_size, "sha256": sha256}
         files.write(_CHECKSUMS, json.dumps(done, indent=1).encode())
     files.write(_CHECKSUMS, json.dumps(done, indent=1).encode())
+
+
+def _send(files: RemoteFiles, name: str, path: Path, count: Callable[[int], None]) -> str:
+    """Copies a file there; returns its SHA-256."""
+    digest = hashlib.sha256()
+    with path.open("rb") as source, files.open(name, "wb") as target:
+        while block := source.read(_BLOCK):
+            digest.update(block)
+            target.write(block)
+            count(len(block))
+    return digest.hexdigest()
+
+
+def _again_from(files: RemoteFiles, name: str, progress: CopyProgress, copy: Callable) -> Any:
+    """Runs copy(count), again after errors that may pass; bytes copied twice count once."""
+
+    def attempt():
+        counted = [0]
+
+        def count(num_bytes: int) -> None:
+            counted[0] += num_bytes
+            progress.add(num_bytes)
+
+        try:
+            return copy(count)
+        except BaseException:
+            progress.add(-counted[0])
+            raise
+
+    return retrying(attempt, f"{files.url}/{name}")
 
 
 def _fetch_folders(files: RemoteFiles, jobs, root: Path, required: bool, say) -> None:
@@ -240,7 +268,8 @@ def _fetch_folder(files, root, task, split, info, marks, progress) -> None:
     partial = root / f".partial-fetched-{task}-{split}-{mark}"
     partial.mkdir(parents=True, exist_ok=True)
     for name, expected in marks.items():
-        _download(inside, name, partial / name, expected, progress)
+        get = functools.partial(_download, inside, name, partial / name, expected, progress.stopped)
+        _again_from(inside, name, progress, get)
     kind = _parsed(info, f"{inside.url}/{_INFO}").get("kind")
     for feature in ("inputs", "choices" if kind == "rank" else "targets"):
         try:
@@ -256,10 +285,17 @@ def _fetch_folder(files, root, task, split, info, marks, progress) -> None:
     os.replace(partial, final)
 
 
-def _download(inside: RemoteFiles, name: str, path: Path, expected: Mapping, progress) -> None:
+def _download(
+    inside: RemoteFiles,
+    name: str,
+    path: Path,
+    expected: Mapping,
+    stopped: threading.Event,
+    count: Callable[[int], None],
+) -> None:
     """Copies a file, going on where an earlier call was cut off."""
     if path.is_file():  # whole: it got its name after its checksum agreed
-        progress.add(expected["bytes"])
+        count(expected["bytes"])
         return
     part = path.with_name(f"{path.name}.part")
     if part.is_file() and part.stat().st_size > expected["bytes"]:
@@ -268,14 +304,14 @@ def _download(inside: RemoteFiles, name: str, path: Path, expected: Mapping, pro
         have = target.tell()
         target.seek(0)
         digest = _digest(target)
-        progress.add(have)
+        count(have)
         source.seek(have)
         while block := source.read(_BLOCK):
-            if progress.stopped.is_set():
+            if stopped.is_set():
                 return
             digest.update(block)
             target.write(block)
-            progress.add(len(block))
+            count(len(block))
         target.flush()
         os.fsync(target.fileno())
     found = part.stat().st_size

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mt0_tpu.errors import UserError
+from mt0_tpu.retrying import retrying
 
 _EVERY_S = 5.0
 # Which of our extras brings what fsspec needs for a kind of address.
@@ -43,7 +44,8 @@ class RemoteFiles:
         Raises UserError when the address cannot be read: every kind of store has its own errors.
         """
         try:
-            return self._system.cat_file(f"{self._path}/{name}")
+            path = f"{self._path}/{name}"
+            return retrying(lambda: self._system.cat_file(path), f"{self.url}/{name}")
         except FileNotFoundError:
             return None
         except Exception as error:
@@ -57,23 +59,33 @@ class RemoteFiles:
         paths = {f"{self._path}/{name}": name for name in names}
         if not paths:
             return {}
-        found = self._system.cat(list(paths), on_error="omit")
-        return {paths[path]: content for path, content in found.items() if path in paths}
+        found = retrying(lambda: self._system.cat(list(paths), on_error="return"), self.url)
+        content = {}
+        for path, one in found.items():
+            if path in paths and not isinstance(one, FileNotFoundError):
+                # One that did not come is asked for by itself.
+                name = paths[path]
+                content[name] = one if isinstance(one, bytes) else self.read(name)
+        return {name: one for name, one in content.items() if one is not None}
 
     def write(self, name: str, content: bytes) -> None:
         """Writes a small file."""
-        with self.open(name, "wb") as stream:
-            stream.write(content)
+
+        def write():
+            with self.open(name, "wb") as stream:
+                stream.write(content)
+
+        retrying(write, f"{self.url}/{name}")
 
     def remove(self, name: str) -> None:
         """Deletes a file."""
-        self._system.rm_file(f"{self._path}/{name}")
+        retrying(lambda: self._system.rm_file(f"{self._path}/{name}"), f"{self.url}/{name}")
 
     def sizes(self) -> dict[str, int]:
         """Returns {name: bytes} of the files directly here."""
         self._system.invalidate_cache()
         try:
-            listed = self._system.ls(self._path, detail=True)
+            listed = retrying(lambda: self._system.ls(self._path, detail=True), self.url)
         except FileNotFoundError:
             return {}
         return {

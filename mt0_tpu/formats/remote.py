@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mt0_tpu.errors import UserError
+from mt0_tpu.retrying import retrying
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 # One form of the weights is enough: safetensors, else torch's, else flax's.
@@ -62,7 +63,8 @@ def _from_bucket(address: str, say: Callable[[str], None]) -> Path:
     if final.exists() or final.with_name(f"{final.name}.index").exists():
         return final
     try:
-        sizes = {n: i["size"] for n, i in files.find(root, detail=True).items()}
+        found = retrying(lambda: files.find(root, detail=True), address)
+        sizes = {name: info["size"] for name, info in found.items()}
     except Exception as error:
         raise UserError(
             f"{address} cannot be listed ({type(error).__name__}: {_first_line(error)}); look at "
@@ -114,7 +116,7 @@ def _download(files, sizes: dict[str, int], root: str, final: Path, say) -> Path
 
 def _fetch(files, name: str, part: Path) -> None:
     try:
-        files.get_file(name, str(part))
+        retrying(lambda: files.get_file(name, str(part)), name)
     except Exception as error:  # each kind of bucket has errors of its own
         raise UserError(
             f"{name} could not be fetched ({type(error).__name__}: {_first_line(error)}); run the "
