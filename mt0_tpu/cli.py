@@ -168,6 +168,10 @@ def _parsers(
     train.add_argument("--seed", type=int, help="seed of the embedded mini mT0 (0)")
     train.add_argument("--quick", action="store_true", help="a few steps, to try the embedded run")
     study.add_argument("--output_dir", default="runs/study", help="folder (%(default)s)")
+    study.add_argument(
+        "--arms", default="pretrain,multilingual,english,scratch",
+        help="comma list, of these and bloomz (%(default)s)",
+    )  # fmt: skip
     study.add_argument("--seeds", default="0,1,2", help="comma list of seeds (%(default)s)")
     study.add_argument("--quick", action="store_true", help="a few steps each, to try it out")
     _add_convert(add("convert", _run_convert, "turn a checkpoint of one kind into another"))
@@ -270,7 +274,8 @@ def _run_study(flags: argparse.Namespace) -> None:
         raise UserError(f"--seeds is '{flags.seeds}', but wants integers: --seeds=0,1,2") from None
     from mt0_tpu import study
 
-    study.run_study(output_dir=flags.output_dir, seeds=seeds, quick=flags.quick)
+    arms = study.chosen_arms(flags.arms.split(","))
+    study.run_study(output_dir=flags.output_dir, seeds=seeds, quick=flags.quick, arms=arms)
 
 
 # cache, report

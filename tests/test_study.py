@@ -51,6 +51,16 @@ def test_every_arm_is_trained_scored_and_reported_once(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_arms_are_chosen_by_name():
+    names = lambda *chosen: [arm.name for arm in study.chosen_arms(chosen)]  # noqa: E731
+    assert names("bloomz", "multilingual", "pretrain") == ["pretrain", "multilingual", "bloomz"]
+    assert study.chosen_arms([arm.name for arm in study.ARMS]) == study.ARMS
+    with pytest.raises(UserError, match="names 'blomz'; write some of .*Did you mean 'bloomz'"):
+        study.chosen_arms(["blomz"])
+    with pytest.raises(UserError, match="multilingual, which starts from pretrain: add pretrain"):
+        study.chosen_arms(["multilingual", "bloomz"])
+
+
 def test_seeds_must_differ(tmp_path):
     with pytest.raises(UserError, match="give one or more different numbers"):
         study.run_study(str(tmp_path), seeds=(1, 1))
