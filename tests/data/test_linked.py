@@ -74,6 +74,22 @@ def test_existing_files_are_a_cache_and_nothing_is_copied(tmp_path, originals):
     assert not list(root.glob(".partial*"))
 
 
+def test_bloomz_trains_on_the_files_as_they_are(tmp_path, originals):
+    """BLOOM's row: the targets' </s> (2) is in the file, and nothing stands between the two."""
+    root = tmp_path / "caches"
+    root.mkdir()
+    link(root, originals)
+    options = {"layout": "decoder_only", "pack": True, "shuffle": False, "batch_size": 1}
+    data = DatasetConfig("linked_sw", {"decoder": 12}, cache_dir=str(root), **options)
+    with Loader(open_sources(data), data, epochs=1) as loader:
+        (batch,) = list(loader)
+    row = {name: values[0].tolist() for name, values in batch.items()}
+    assert row["decoder_input_tokens"] == [7, 250_679, 9, 4, 5, 6, 8, 3, 3, 3, 0, 0]
+    assert row["decoder_target_tokens"] == [250_679, 9, 2, 5, 6, 2, 3, 3, 3, 2, 0, 0]
+    assert row["decoder_loss_weights"] == [0, 1, 1, 0, 0, 1, 1, 1, 1, 1, 0, 0]
+    assert row["decoder_segment_ids"] == [1, 1, 1, 2, 2, 2, 3, 3, 3, 3, 0, 0]
+
+
 def test_mt0_cache_links_such_a_task(tmp_path, originals):
     from mt0_tpu.data.cache import cache_mixture
 
