@@ -7,6 +7,8 @@ in a row, or the last of the run, the job ends with an error.
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import threading
 import time
@@ -29,6 +31,7 @@ _STATUSES = (
     "RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "NOT_FOUND", "UNAVAILABLE", "DEADLINE_EXCEEDED",
     "DATA_LOSS", "FAILED_PRECONDITION", "No space left", "Read-only file system",
 )  # fmt: skip
+_SPOKEN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 def storage_fault(error: BaseException) -> str | None:
@@ -37,7 +40,9 @@ def storage_fault(error: BaseException) -> str | None:
         return error.strerror or str(error).strip().partition("\n")[0][:200]
     text = str(error)
     if isinstance(error, ValueError | RuntimeError) and any(name in text for name in _STATUSES):
-        return text.strip().partition("\n")[0].partition(" [")[0][:200]
+        # The system's own words stand at the end of several nested ones.
+        spoken = (os.strerror(number) for number in _SPOKEN if os.strerror(number) in text)
+        return next(spoken, text.strip().partition("\n")[0].partition(" [")[0][:200])
     return None
 
 

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from mt0_tpu.models.names import LAYERS
 from mt0_tpu.train_state import TrainState
 
 FOLDER = "checkpoints"
+# Of each checkpoint, however it was made.
+_NEEDED = ("state/_METADATA", "state/manifest.ocdbt")
 # A piece of an array on disk, at most; a stack that is larger than the second has one a layer.
 _CHUNK_BYTES = 64 << 20
 _TOGETHER_BYTES = 16 << 20
@@ -97,6 +100,22 @@ def steps_of(model_dir: str | Path) -> list[int]:
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal() and p.is_dir())
 
 
+def set_aside_damaged(model_dir: str, say: Callable[[str], None]) -> None:
+    """Renames a run's latest checkpoints that lack files, so that it goes on from one before.
+
+    A folder is whole when it takes its name, unless someone deleted a part of it, or the storage
+    renames file by file, as a mounted bucket may. Only one process may call it.
+    """
+    for step in reversed(steps_of(model_dir)):
+        folder = Path(model_dir) / FOLDER / str(step)
+        lacks = [name for name in _NEEDED if not (folder / name).exists()]
+        if not lacks:
+            return
+        aside = folder.with_name(f"{step}.damaged-{time.time_ns()}")
+        folder.rename(aside)
+        say(f"{folder} lacks {', '.join(lacks)}: it is called {aside.name} now, and not used")
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -157,13 +176,18 @@ def check_total_steps(start: Start, total_steps: int, relative_steps: int | None
     )
 
 
-def check_model_dir(model_dir: str, state_bytes: int) -> None:
-    """Raises UserError unless MODEL_DIR can be written and holds one more checkpoint."""
+def check_is_local(model_dir: str) -> None:
+    """Raises UserError for an address: pathlib would take gs: for the name of a folder."""
     if "://" in model_dir:
         raise UserError(
             f"MODEL_DIR is remote ({model_dir}), but runs are written through the file system: "
             "mount the bucket (docs/launching.md) and name the folder that it appears as"
         )
+
+
+def check_model_dir(model_dir: str, state_bytes: int) -> None:
+    """Raises UserError unless MODEL_DIR can be written and holds one more checkpoint."""
+    check_is_local(model_dir)
     folder = Path(model_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)

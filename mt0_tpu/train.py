@@ -125,6 +125,10 @@ def train(
     partitioning.check_batch_size(train_dataset.batch_size, device_mesh, microbatches)
     for dataset in filter(None, (train_dataset, train_eval_dataset)):
         loss.check_batch_size(dataset.batch_size)
+    checkpoints.check_is_local(model_dir)
+    if leader:
+        checkpoints.set_aside_damaged(model_dir, say)
+    distributed.barrier("checkpoints looked over")
     # Last of the checks: a checkpoint in a bucket is fetched here.
     start = checkpoints.find_start(model_dir, initial_checkpoint_path, from_scratch)
     checkpoints.check_total_steps(start, total_steps, relative_steps)

@@ -2,7 +2,10 @@
 
 import errno
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 
 import jax
@@ -17,6 +20,7 @@ from mt0_tpu.checkpoints import CheckpointConfig, Checkpointer
 from mt0_tpu.errors import UserError
 from mt0_tpu.train_state import TrainState
 from tests import tiny_run
+from tests.conftest import REPOSITORY
 from tests.small_disk import fill, mount, small_disk  # noqa: F401
 
 
@@ -148,6 +152,55 @@ def test_checkpoints_are_deleted_under_us(tmp_path, deleted):
         assert saved(tmp_path / "run", step)
     run.checkpointer.close()
     assert checkpoints.steps_of(tmp_path / "run") == [4, 5]
+
+
+@pytest.mark.parametrize("lost", ["state/_METADATA", "state"])
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path, lost):
+    run = Run(tmp_path / "run", keep_last=3)
+    for step in (1, 2, 3):
+        run.save(step)
+    run.checkpointer.close()
+    folder = tmp_path / "run" / "checkpoints" / "3"
+    shutil.rmtree(folder / lost) if (folder / lost).is_dir() else (folder / lost).unlink()
+    said = []
+    checkpoints.set_aside_damaged(str(tmp_path / "run"), said.append)
+    assert checkpoints.steps_of(tmp_path / "run") == [1, 2] and len(said) == 1
+    assert "lacks state/_METADATA" in said[0]
+    # What is left of it stays, and is not in the way of the same step.
+    assert list(folder.parent.glob("3.damaged-*"))
+    again = Run(tmp_path / "run", keep_last=3)
+    assert again.save(3) == [1, 2, 3] and saved(tmp_path / "run", 3)
+    checkpoints.set_aside_damaged(str(tmp_path / "run"), said.append)
+    assert len(said) == 1
+
+
+def test_permission_that_is_lost(small_disk):  # noqa: F811
+    """Root ignores permissions, so a process without its rights saves."""
+    if os.getuid() != 0:
+        pytest.skip("run as root: permission is taken away from another user")
+    code = (
+        "import os, pathlib, sys; from tests.test_checkpoint_saving import Run\n"
+        "folder = pathlib.Path(sys.argv[1]); os.setuid(65534)\n"
+        "run = Run(folder / 'run'); print(run.save(1))\n"
+        "(folder / 'run' / 'checkpoints').chmod(0o500); print(run.save(2), run.said)\n"
+        "(folder / 'run' / 'checkpoints').chmod(0o700); print(run.save(3), run.said[-1])\n"
+    )
+    small_disk.chmod(0o777)
+    for parent in small_disk.parents[:3]:  # pytest's own are closed to others
+        parent.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(small_disk)], cwd=REPOSITORY, capture_output=True,
+        text=True, env=os.environ | {"JAX_COMPILATION_CACHE_DIR": "", "HOME": str(small_disk)},
+    )  # fmt: skip
+    if f"Permission denied: '{sys.base_prefix}" in done.stderr:
+        pytest.skip("only root may read Python's own library here: no other user can save")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3, done.stderr[-2000:]
+    assert lines[0] == "[1]"
+    assert (
+        lines[1].startswith("[1] ['step 2 could not be saved") and "Permission denied" in lines[1]
+    )
+    assert lines[2].startswith("[1, 3] step 3 is saved")
 
 
 def test_an_error_of_ours_is_no_fault_of_storage(tmp_path):
