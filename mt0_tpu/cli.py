@@ -370,11 +370,17 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("destination", metavar="DST", help="a folder that is not there yet")
     parser.add_argument("--to", required=True, metavar="KIND", help="orbax (a run), t5x or hf")
-    parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (%(default)s)")
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        help="float32, bfloat16; float16 of a BLOOM to hf (%(default)s)",
+    )
     parser.add_argument("--with_state", action="store_true", help="takes Adafactor's state along")
     parser.add_argument("--overwrite", action="store_true", help="replaces what is at DST")
     parser.add_argument("--t5x_layout", metavar="LAYOUT", help="of t5x: msgpack (its own) or orbax")
-    parser.add_argument("--vocabulary", help="spiece.model, for hf's tokenizer ($MT0_VOCABULARY)")
+    parser.add_argument(
+        "--vocabulary", help="spiece.model or tokenizer.json, for hf's tokenizer ($MT0_VOCABULARY)"
+    )
 
 
 def _run_convert(flags: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ from mt0_tpu.formats.model_card import ModelCard
 WRITERS = {"orbax": "own_run", "t5x": "t5x_writer", "hf": "hf_export"}
 T5X_LAYOUTS = {"msgpack": "t5x_writer", "orbax": "t5x_orbax_writer"}
 DTYPES = ("float32", "bfloat16")
+_HF_DTYPES = (*DTYPES, "float16")
 
 
 def convert(
@@ -37,17 +38,19 @@ def convert(
       source: a MODEL_DIR or checkpoint of ours, T5X's, Hugging Face's or Mesh TensorFlow's.
       destination: a folder that is not there yet.
       to: 'orbax' (a MODEL_DIR of ours), 't5x' or 'hf'.
-      dtype: of the parameters; statistics stay float32.
+      dtype: of the parameters, 'float32', 'bfloat16' and, of a BLOOM to hf, 'float16'; statistics
+        stay float32.
       with_state: takes Adafactor's statistics along, to orbax and t5x.
       overwrite: replaces what is at `destination`.
-      vocabulary: spiece.model for hf's tokenizer; $MT0_VOCABULARY by default, else none is written.
+      vocabulary: for hf's tokenizer, mT5's spiece.model or BLOOM's tokenizer.json or its folder; by
+        default that of a BLOOM's own folder, else $MT0_VOCABULARY, else none is written.
       t5x_layout: of t5x: 'msgpack' (its own, the default) or 'orbax' (as with T5X's use_orbax).
 
     Raises:
       UserError: nothing readable at source, something at destination, or what does not go together.
     """
     for name, value, known in (
-        ("--to", to, WRITERS), ("--dtype", dtype, DTYPES),
+        ("--to", to, WRITERS), ("--dtype", dtype, _HF_DTYPES if to == "hf" else DTYPES),
         ("--t5x_layout", t5x_layout or "msgpack", T5X_LAYOUTS),
     ):  # fmt: skip
         if value not in known:
@@ -71,10 +74,14 @@ def convert(
             "name another folder"
         )
     network = sound.check_tensors(weights)
+    if network.decoder_only and to == "t5x":
+        raise UserError("T5X has no BLOOM; convert to orbax or hf")
     # Of the environment it is for the tokenizer: a T5's weights may pass where mT5's is set.
-    spiece = vocabulary or (os.environ.get("MT0_VOCABULARY") if to == "hf" else None)
-    if spiece:
-        sound.check_vocabulary(spiece, network.vocab_size)
+    named = vocabulary or (_tokenizer_for_hf(weights, network) if to == "hf" else None)
+    if named and network.decoder_only:
+        sound.check_tokenizer(named, network.vocab_size)
+    elif named:
+        sound.check_vocabulary(named, network.vocab_size)
     if with_state and not weights.state_tensors():
         what = f"{source} ({weights.kind})"
         raise UserError(f"{what} holds no optimizer state; leave --with_state out")
@@ -83,7 +90,7 @@ def convert(
     say(f"convert: {weights.kind}{step}, {what} → {to} at {destination}")
     name = T5X_LAYOUTS[t5x_layout] if t5x_layout else WRITERS[to]
     writer = importlib.import_module(f"mt0_tpu.formats.{name}")
-    own = _for_hf(weights, network, Path(destination), spiece) if to == "hf" else {}
+    own = _for_hf(weights, network, Path(destination), named) if to == "hf" else {}
     # The writer of hf checks the values itself.
     checked = weights if to == "hf" else sound.Checked(weights)
     writer.write(
@@ -99,6 +106,15 @@ def _holds(folder: str, path: str) -> bool:
     return os.path.commonpath([folder, path]) == folder
 
 
+def _tokenizer_for_hf(weights, network) -> str | None:
+    """A BLOOM's own, which lies beside its weights, else what the environment names."""
+    own = Path(weights.path)
+    own = own if own.is_dir() else own.parent
+    if network.decoder_only and (own / "tokenizer.json").is_file():
+        return str(own)
+    return os.environ.get("MT0_VOCABULARY")
+
+
 def _for_hf(weights, network, destination: Path, vocabulary: str | None) -> dict:
     """What only transformers' folder has: the card and the configuration, of a run from its files.
 
@@ -108,6 +124,6 @@ def _for_hf(weights, network, destination: Path, vocabulary: str | None) -> dict
     if weights.kind == own_run.OwnRun.kind:
         record = run_record.of_checkpoint(Path(weights.path), weights.step)
     name = destination.absolute().name
-    config = record.network(network) if record else getattr(weights, "config", network)
+    config = record.network(network) if record else weights.config or network
     card = record.card(name) if record else ModelCard(name=name)
     return {"vocabulary": vocabulary, "config": config, "card": card}

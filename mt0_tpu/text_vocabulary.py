@@ -122,6 +122,11 @@ class TokenizerJsonText:
             raise UserError(str(error).rstrip(".")) from None
         self.size, self.eos_id = self._file.size, self._file.eos_id
 
+    def special_ids(self) -> dict[str, int | None]:
+        """Returns the special tokens under transformers' names, such as 'eos_token_id'."""
+        names = ("bos", "eos", "pad")
+        return {f"{name}_token_id": getattr(self._file, f"{name}_id") for name in names}
+
     def encode(self, text: str) -> list[int]:
         """Returns ids without EOS."""
         return self._file.encode(text)

@@ -1,4 +1,4 @@
-"""Writes a folder that transformers loads: MT5's weights, its configuration, tokenizer and card."""
+"""Writes a folder that transformers loads: weights of an MT5 or BLOOM, configuration, tokenizer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,27 @@ import ml_dtypes
 import numpy as np
 
 from mt0_tpu.errors import UserError, did_you_mean
-from mt0_tpu.formats import hf_names, huggingface, shape_of, sound, whole_folder
+from mt0_tpu.formats import hf_bloom, hf_names, huggingface, shape_of, sound, whole_folder
 from mt0_tpu.formats.byte_progress import ByteProgress
 from mt0_tpu.formats.model_card import ModelCard
 from mt0_tpu.formats.safetensors_file import SafetensorsWriter, num_bytes, row_blocks
 from mt0_tpu.formats.weights import TensorInfo, Weights
-from mt0_tpu.models.config import T5Config
+from mt0_tpu.models.networks import NetworkConfig
+from mt0_tpu.text_vocabulary import TokenizerJsonText
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+# Most published BLOOMs are stored so; mT5's values overflow it.
+_FLOAT16 = {"float16": np.dtype(np.float16)}
 SHARD_BYTES = 5 * 10**9
 # What `write` writes, and what transformers, torch and the Hub's own tools put beside it.
 _FOREIGN = whole_folder.entry_beside(
     "config.json", "generation_config.json", "README.md", "*.safetensors", "*.index.json",
     "pytorch_model*.bin", "flax_model*.msgpack", "spiece.model", "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
+# What lies beside a tokenizer.json and goes along with it.
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
 _SPECIAL = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 
@@ -40,7 +47,7 @@ def write(
     with_state: bool = False,
     overwrite: bool = False,
     say: Callable[[str], None] = lambda text: None,
-    config: T5Config | None = None,
+    config: NetworkConfig | None = None,
     vocabulary: str | Path | None = None,
     card: ModelCard | None = None,
     shard_bytes: int = SHARD_BYTES,
@@ -49,36 +56,43 @@ def write(
     """Writes the folder; about one tensor is in memory, and it takes its name when it is whole.
 
     Args:
-      weights: what to write, under T5X's names.
+      weights: what to write, under our names.
       destination: a folder that is not there yet.
-      dtype: of the weights, 'float32' or 'bfloat16' (rounded to nearest, ties to even).
+      dtype: of the weights, 'float32', 'bfloat16' or, of a BLOOM, 'float16' (rounded to nearest,
+        ties to even).
       with_state: must be False: transformers keeps no statistics of an optimizer.
       overwrite: replaces a destination that holds such a folder and nothing else.
       say: takes lines of progress.
       config: the network; None reads it off the weights' own, else off their shapes.
-      vocabulary: SentencePiece model for the tokenizer's files; None leaves these out.
+      vocabulary: for the tokenizer's files, mT5's SentencePiece model, or BLOOM's tokenizer.json or
+        the folder it lies in; None leaves these out.
       card: for README.md.
       shard_bytes: of tensors in one file at most, an index beside the files where there are
         several; a tensor that is larger has a file of its own.
       allow_not_finite: writes NaN and infinities too.
 
-    Raises UserError for a wrong option, a network that is not mT5's, a vocabulary that does not
-    fit, NaN weights, and a destination that must not be replaced.
+    Raises UserError for a wrong option, a network that transformers does not have, a vocabulary
+    that does not fit, NaN weights, and a destination that must not be replaced.
     """
     destination = Path(destination)
     _check_options(dtype, with_state, shard_bytes)
-    known = config or getattr(weights, "config", None)
-    network = sound.check_tensors(weights, known if isinstance(known, T5Config) else None)
-    description = config_json(network, dtype)
-    if vocabulary is not None:
+    network = sound.check_tensors(weights, config or weights.config)
+    _check_float16(dtype, network)
+    words = None
+    if vocabulary is not None and network.decoder_only:
+        words = sound.check_tokenizer(vocabulary, network.vocab_size)
+    elif vocabulary is not None:
         sound.check_vocabulary(vocabulary, network.vocab_size)
+    description = config_json(network, dtype, _ids(weights, words))
     with whole_folder.appearing(destination, overwrite, _FOREIGN) as folder:
-        _write_weights(weights, folder, dtype, shard_bytes, allow_not_finite, say)
+        table = hf_names.table_of(network)
+        _write_weights(weights, table, folder, dtype, shard_bytes, allow_not_finite, say)
         _write_json(folder / huggingface.CONFIG, description)
-        tokens = {key: description[key] for key in
-                  ("decoder_start_token_id", "eos_token_id", "pad_token_id")}  # fmt: skip
-        _write_json(folder / "generation_config.json", tokens)
-        if vocabulary is not None:
+        tokens = {key: value for key, value in description.items() if key.endswith("_token_id")}
+        _write_json(folder / "generation_config.json", dict(sorted(tokens.items())))
+        if words is not None:
+            _copy_tokenizer(folder, Path(vocabulary))
+        elif vocabulary is not None:
             _write_tokenizer(folder, Path(vocabulary))
         facts = {
             "Parameters": f"{sum(math.prod(i.shape) for i in weights.tensors().values()):,}",
@@ -86,13 +100,14 @@ def write(
             "Weights": dtype, "Training step": weights.step,
             "Converted from": f"{weights.kind}, {Path(weights.path).name}",
         }  # fmt: skip
-        _write_text(folder / "README.md", (card or ModelCard()).text(facts))
+        _write_text(folder / "README.md", (card or ModelCard()).text(facts, network.decoder_only))
 
 
 def _check_options(dtype: str, with_state: bool, shard_bytes: int) -> None:
-    if dtype not in DTYPES:
+    known = DTYPES | _FLOAT16
+    if dtype not in known:
         raise UserError(
-            f"dtype {dtype!r}: write one of {', '.join(DTYPES)}.{did_you_mean(dtype, DTYPES)}"
+            f"dtype {dtype!r}: write one of {', '.join(known)}.{did_you_mean(dtype, known)}"
         )
     if with_state:
         raise UserError(
@@ -103,8 +118,27 @@ def _check_options(dtype: str, with_state: bool, shard_bytes: int) -> None:
         raise UserError(f"shard_bytes is {shard_bytes}: write a number of bytes such as 5000000000")
 
 
-def config_json(network: T5Config, dtype: str) -> dict[str, Any]:
-    """What config.json says of a network; UserError for one that MT5 cannot describe."""
+def _check_float16(dtype: str, network: NetworkConfig) -> None:
+    if dtype in _FLOAT16 and not network.decoder_only:
+        raise UserError("dtype 'float16': mT5 overflows it; write one of float32, bfloat16")
+
+
+def _ids(weights: Weights, words: TokenizerJsonText | None) -> dict[str, int]:
+    """A BLOOM's special tokens: its tokenizer's, else its own folder's, else the published ones."""
+    if words is not None:
+        return {name: one for name, one in words.special_ids().items() if one is not None}
+    return getattr(weights, "ids", None) or hf_bloom.IDS
+
+
+def config_json(
+    network: NetworkConfig, dtype: str, ids: Mapping[str, int] = hf_bloom.IDS
+) -> dict[str, Any]:
+    """What config.json says of a network; UserError for one that transformers cannot describe.
+
+    `ids` are a BLOOM's special tokens, such as {'eos_token_id': 2}.
+    """
+    if network.decoder_only:
+        return hf_bloom.config_json(network, dtype, ids)
     projections = {ours: theirs for theirs, ours in huggingface.ACTIVATIONS.items()}
     if network.mlp_activations not in projections or network.logits_via_embedding:
         raise UserError(
@@ -139,6 +173,20 @@ def config_json(network: T5Config, dtype: str) -> dict[str, Any]:
     }
 
 
+def _copy_tokenizer(folder: Path, given: Path) -> None:
+    """tokenizer.json and what lies beside it; transformers wants to be told the special tokens."""
+    source = given if given.is_dir() else given.parent
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    if not given.is_dir():  # it may be called otherwise
+        shutil.copyfile(given, folder / "tokenizer.json")
+    if not (folder / "tokenizer_config.json").exists():
+        names = {"bos_token": "<s>", **_SPECIAL}
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "padding_side": "left"}
+        _write_json(folder / "tokenizer_config.json", settings | names)
+
+
 def _write_tokenizer(folder: Path, spiece: Path) -> None:
     shutil.copyfile(spiece, folder / "spiece.model")
     _write_json(folder / "special_tokens_map.json", _SPECIAL)
@@ -149,6 +197,7 @@ def _write_tokenizer(folder: Path, spiece: Path) -> None:
 
 def _write_weights(
     weights: Weights,
+    table: hf_names.NameTable,
     folder: Path,
     dtype: str,
     shard_bytes: int,
@@ -159,7 +208,7 @@ def _write_weights(
     sources = {}
     infos = {}
     for name, info in weights.tensors().items():
-        place = hf_names.to_torch(name)
+        place = table.to_torch(name)
         assert place is not None, name  # its names were checked
         sources[place.name] = (name, place.swapped)
         infos[place.name] = TensorInfo(info.shape[::-1] if place.swapped else info.shape, dtype)
@@ -172,7 +221,7 @@ def _write_weights(
             for name, info in shard.items():
                 source, swapped = sources[name]
                 array = _read(weights, source, allow_not_finite)
-                writer.put(name, _cast(array.T if swapped else array, dtype))
+                writer.put(name, _cast(source, array.T if swapped else array, dtype))
                 del array  # before the next is read
                 progress.add(num_bytes(info))
     if len(shards) > 1:
@@ -192,9 +241,16 @@ def _read(weights: Weights, name: str, allow_not_finite: bool) -> np.ndarray:
     return array
 
 
-def _cast(array: np.ndarray, dtype: str) -> Iterator[np.ndarray]:
+def _cast(name: str, array: np.ndarray, dtype: str) -> Iterator[np.ndarray]:
+    kind = (DTYPES | _FLOAT16)[dtype]
     for block in row_blocks(array):
-        yield block.astype(DTYPES[dtype], copy=False)
+        with np.errstate(over="ignore"):
+            cast = block.astype(kind, copy=False)
+        if dtype in _FLOAT16 and not np.array_equal(np.isfinite(cast), np.isfinite(block)):
+            raise UserError(
+                f"{name} holds values beyond float16's range, 65504; write bfloat16 or float32"
+            )
+        yield cast
 
 
 def _shards(infos: dict[str, TensorInfo], shard_bytes: int) -> Iterator[dict[str, TensorInfo]]:

@@ -1,13 +1,15 @@
-"""The one table between T5X's parameter names and those of transformers' MT5, both directions.
+"""The one table between our parameter names and transformers', of mT5 and BLOOM, both directions.
 
-transformers' PyTorch MT5 keeps kernels as [out, in] and relative position tables as
-[buckets, heads]; T5X has both the other way round. Its Flax MT5 has kernels as T5X has them.
+Our names are T5X's, and for BLOOM, which T5X does not have, made like them. transformers' PyTorch
+keeps kernels as [out, in] and relative position tables as [buckets, heads]; ours are the other way
+round. Its Flax MT5 has kernels as T5X has them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any
 
 # What becomes of a tensor: the last part of its name in PyTorch and Flax, and whether the axes
 # are swapped there against T5X.
@@ -15,11 +17,7 @@ _EMBEDDING = ("weight", False, "embedding", False)
 _SCALE = ("weight", False, "weight", False)
 _KERNEL = ("weight", True, "kernel", False)
 _TABLE = ("weight", True, "embedding", True)
-
-# transformers writes these beside shared.weight, as the same tensor, or not at all.
-ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-# Written by old versions for T5; cross attention has no relative positions, so nothing reads it.
-UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
+_BIAS = ("bias", False, "bias", False)
 
 
 def _attention(t5x: str, hf: str) -> list[tuple]:
@@ -51,7 +49,7 @@ def _tower(t5x: str, layers: list[tuple]) -> list[tuple]:
 
 
 _MLP = ("pre_mlp_layer_norm", None, "DenseReluDense")
-_ROWS = [
+_T5_ROWS = [
     ("token_embedder.embedding", "shared", _EMBEDDING),
     ("decoder.logits_dense.kernel", "lm_head", _KERNEL),
     *_tower("encoder", [("pre_attention_layer_norm", "attention", "SelfAttention"), _MLP]),
@@ -66,6 +64,33 @@ _ROWS = [
 ]
 
 
+def _pair(ours: str, hf: str, kind: tuple) -> list[tuple]:
+    """A kernel or scale and the bias beside it."""
+    return [(f"{ours}.{kind[2] if kind is _KERNEL else 'scale'}", hf, kind),
+            (f"{ours}.bias", hf, _BIAS)]  # fmt: skip
+
+
+_BLOOM_PREFIX = "transformer."
+_BLOOM_ROWS = [
+    ("token_embedder.embedding", "word_embeddings", _EMBEDDING),
+    *_pair("embedding_norm", "word_embeddings_layernorm", _SCALE),
+    *_pair("decoder.decoder_norm", "ln_f", _SCALE),
+    *(
+        row
+        for ours, hf, kind in (
+            ("pre_attention_layer_norm", "input_layernorm", _SCALE),
+            # Rows by head, then query, key, value: as they are, our columns.
+            ("attention.query_key_value", "self_attention.query_key_value", _KERNEL),
+            ("attention.out", "self_attention.dense", _KERNEL),
+            ("pre_mlp_layer_norm", "post_attention_layernorm", _SCALE),
+            ("mlp.wi", "mlp.dense_h_to_4h", _KERNEL),
+            ("mlp.wo", "mlp.dense_4h_to_h", _KERNEL),
+        )
+        for row in _pair(f"decoder.layers_{{i}}.{ours}", f"h.{{i}}.{hf}", kind)
+    ),
+]
+
+
 @dataclasses.dataclass(frozen=True)
 class Place:
     """Where a tensor is under the other naming, and whether its two axes are swapped there."""
@@ -74,29 +99,54 @@ class Place:
     swapped: bool
 
 
-_TO_TORCH = {t5x: Place(f"{hf}.{kind[0]}", kind[1]) for t5x, hf, kind in _ROWS}
-_FROM_TORCH = {place.name: Place(t5x, place.swapped) for t5x, place in _TO_TORCH.items()}
-_FROM_FLAX = {f"{hf.replace('.', '/')}/{kind[2]}": Place(t5x, kind[3]) for t5x, hf, kind in _ROWS}
-
 # A whole number as str() writes it: 'layers_01' is nobody's name.
-_T5X_LAYER = re.compile(r"(?<=\.layers_)(0|[1-9]\d*)(?=\.)")
-_TORCH_LAYER = re.compile(r"(?<=\.block\.)(0|[1-9]\d*)(?=\.)")
-_FLAX_LAYER = re.compile(r"(?<=/block/)(0|[1-9]\d*)(?=/)")
+_OUR_LAYER = re.compile(r"(?<=\.layers_)(0|[1-9]\d*)(?=\.)")
 
 
-def to_torch(t5x: str) -> Place | None:
-    """The PyTorch name of a T5X parameter, such as 'shared.weight'; None for a name not T5's."""
-    return _look(t5x, _TO_TORCH, _T5X_LAYER)
+class NameTable:
+    """One network's names, ours and transformers'.
 
+    Attributes:
+      network: what people call it.
+      aliases: PyTorch names that are the embedding once more, or are left out.
+      unused: PyTorch names that nothing reads.
+    """
 
-def from_torch(name: str) -> Place | None:
-    """The T5X name of a PyTorch parameter; None for a name that MT5 does not have."""
-    return _look(name, _FROM_TORCH, _TORCH_LAYER)
+    def __init__(
+        self,
+        network: str,
+        rows: list[tuple],
+        layer: str,
+        prefix: str = "",
+        aliases: tuple[str, ...] = (),
+        unused: tuple[str, ...] = (),
+    ):
+        """`layer` is the part of a PyTorch name before a layer's number, `prefix` one that may
+        be missing in front of all names."""
+        self.network, self.aliases, self.unused = network, aliases, unused
+        self._prefix = prefix
+        self._to_torch = {ours: Place(f"{prefix}{hf}.{k[0]}", k[1]) for ours, hf, k in rows}
+        self._from_torch = {p.name: Place(ours, p.swapped) for ours, p in self._to_torch.items()}
+        self._from_flax = {
+            f"{hf.replace('.', '/')}/{kind[2]}": Place(ours, kind[3]) for ours, hf, kind in rows
+        }
+        number = r"(0|[1-9]\d*)"
+        self._torch_layer = re.compile(rf"(?<={re.escape(layer)}){number}(?=\.)")
+        flax = re.escape(layer.replace(".", "/"))
+        self._flax_layer = re.compile(rf"(?<={flax}){number}(?=/)")
 
+    def to_torch(self, ours: str) -> Place | None:
+        """The PyTorch name of a parameter, such as 'shared.weight'; None for an unknown name."""
+        return _look(ours, self._to_torch, _OUR_LAYER)
 
-def from_flax(name: str) -> Place | None:
-    """The T5X name of a Flax parameter such as 'lm_head/kernel', its parts joined by '/'."""
-    return _look(name, _FROM_FLAX, _FLAX_LAYER)
+    def from_torch(self, name: str) -> Place | None:
+        """Our name of a PyTorch parameter; None for a name that the network does not have."""
+        name = name if name.startswith(self._prefix) else self._prefix + name
+        return _look(name, self._from_torch, self._torch_layer)
+
+    def from_flax(self, name: str) -> Place | None:
+        """Our name of a Flax parameter such as 'lm_head/kernel', its parts joined by '/'."""
+        return _look(name, self._from_flax, self._flax_layer)
 
 
 def _look(name: str, table: dict[str, Place], layer: re.Pattern) -> Place | None:
@@ -106,3 +156,24 @@ def _look(name: str, table: dict[str, Place], layer: re.Pattern) -> Place | None
     found = layer.search(name)
     place = table.get(layer.sub("{i}", name)) if found else None
     return place and Place(place.name.replace("{i}", found[0]), place.swapped)
+
+
+MT5 = NameTable(
+    "mT5",
+    _T5_ROWS,
+    ".block.",
+    # transformers writes these beside shared.weight, as the same tensor, or not at all.
+    aliases=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
+    # Written by old versions for T5; cross attention has no relative positions, so nothing reads
+    # it.
+    unused=("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",),
+)
+# The published files are of BloomModel, without the prefix; BloomForCausalLM saves with it.
+BLOOM = NameTable(
+    "BLOOM", _BLOOM_ROWS, f"{_BLOOM_PREFIX}h.", _BLOOM_PREFIX, aliases=("lm_head.weight",)
+)
+
+
+def table_of(config: Any) -> NameTable:
+    """The table of a network's config."""
+    return BLOOM if config.decoder_only else MT5

@@ -1,4 +1,4 @@
-"""Reads a folder of transformers' MT5: config.json and the weights, of any of three kinds.
+"""Reads a folder of transformers' MT5 or BLOOM: config.json and the weights, of any of three kinds.
 
 The weights are model.safetensors, pytorch_model.bin or flax_model.msgpack, each in one file or in
 several with an index of JSON beside them. In this order the first that is there is read.
@@ -16,10 +16,18 @@ from typing import Any, Protocol
 import numpy as np
 
 from mt0_tpu.errors import UserError
-from mt0_tpu.formats import flax_msgpack, hf_names, safetensors_file, sound, torch_pickle
+from mt0_tpu.formats import (
+    flax_msgpack,
+    hf_bloom,
+    hf_names,
+    safetensors_file,
+    sound,
+    torch_pickle,
+)
 from mt0_tpu.formats.weights import TensorInfo, Weights
 from mt0_tpu.models import names
 from mt0_tpu.models.config import T5Config
+from mt0_tpu.models.networks import NetworkConfig
 
 CONFIG = "config.json"
 # Kinds of feed-forward layer and what T5X calls them; transformers' 'gelu' here is the tanh form.
@@ -29,6 +37,8 @@ ACTIVATIONS = {
     "gated-silu": ("silu", "linear"),
 }
 _OUR_EPSILON = 1e-6
+# Pieces in rows of the embedding.
+_ROWS = {"mT5": "250100 pieces in 250112", "BLOOM": "250680 ids in 250880"}
 _DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -40,14 +50,12 @@ class _File(Protocol):
     def same(self, name: str, other: str) -> bool: ...
 
 
-# name in one file, ending of the index: its reader, its test by content, its names.
-_KINDS: dict[str, tuple[Callable[[Path], _File], Callable[[Path], bool], Callable]] = {
-    "model.safetensors": (
-        safetensors_file.SafetensorsFile, safetensors_file.looks_like, hf_names.from_torch
-    ),
-    "pytorch_model.bin": (torch_pickle.TorchFile, torch_pickle.looks_like, hf_names.from_torch),
-    "flax_model.msgpack": (flax_msgpack.FlaxFile, flax_msgpack.looks_like, hf_names.from_flax),
-}  # fmt: skip
+# name in one file, ending of the index: its reader, its test by content, whose names it has.
+_KINDS: dict[str, tuple[Callable[[Path], _File], Callable[[Path], bool], str]] = {
+    "model.safetensors": (safetensors_file.SafetensorsFile, safetensors_file.looks_like, "torch"),
+    "pytorch_model.bin": (torch_pickle.TorchFile, torch_pickle.looks_like, "torch"),
+    "flax_model.msgpack": (flax_msgpack.FlaxFile, flax_msgpack.looks_like, "flax"),
+}
 
 
 def find(path: Path) -> Path | None:
@@ -82,18 +90,36 @@ def _is_config(path: Path) -> bool:
 
 
 def open_weights(path: Path) -> HuggingFaceWeights:
-    """Opens what `find` found, every name and shape checked; UserError for what is not mT5's."""
+    """Opens what `find` found, every name and shape checked; UserError for another network."""
     root = path if path.is_dir() else path.parent
-    config = read_config(root)
-    files, from_name = _files(path) if path.is_dir() else _single(path)
-    return HuggingFaceWeights(path, config, files, from_name)
+    described = _description(root)
+    config = _config_of(root / CONFIG, described)
+    files, names_of = _files(path) if path.is_dir() else _single(path)
+    if config.decoder_only and names_of == "flax":
+        raise UserError(
+            f"{path} holds BLOOM in Flax's layout, which is not read: fetch model.safetensors or "
+            "pytorch_model.bin beside its config.json"
+        )
+    ids = {name: described[name] for name in hf_bloom.IDS if described.get(name) is not None}
+    return HuggingFaceWeights(path, config, files, names_of, ids)
 
 
-def read_config(root: Path) -> T5Config:
+def read_config(root: Path) -> NetworkConfig:
     """The network that a folder's config.json describes.
 
-    Raises UserError where there is none, and for an architecture that is not mT5's.
+    Raises UserError where there is none, and for an architecture that is not ours.
     """
+    return _config_of(root / CONFIG, _description(root))
+
+
+def _config_of(path: Path, found: dict[str, Any]) -> NetworkConfig:
+    if found.get("model_type") == "bloom":
+        return hf_bloom.network(path, found)
+    _check_architecture(path, found)
+    return _network(path, found)
+
+
+def _description(root: Path) -> dict[str, Any]:
     path = root / CONFIG
     try:
         found = json.loads(path.read_bytes())
@@ -103,16 +129,15 @@ def read_config(root: Path) -> T5Config:
         raise UserError(f"{path} is missing: fetch the folder again, {CONFIG} included") from None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): fetch it again") from None
-    _check_architecture(path, found)
-    return _network(path, found)
+    return found
 
 
 def _check_architecture(path: Path, found: dict[str, Any]) -> None:
     kind = found.get("model_type")
     if kind not in ("mt5", "t5"):
         raise UserError(
-            f"{path} describes model_type {kind!r}: only mT5's network is read (model_type 'mt5', "
-            "and 't5' of version 1.1)"
+            f"{path} describes model_type {kind!r}: mT5's network is read (model_type 'mt5', and "
+            "'t5' of version 1.1) and BLOOM's ('bloom')"
         )
     # For mT5 only the weights tell: transformers 5 writes tie_word_embeddings true for all of them.
     # T5 1.0 divides what goes into its tied head; version 5 says so under a name of its own.
@@ -160,12 +185,12 @@ def _network(path: Path, found: dict[str, Any]) -> T5Config:
         raise UserError(f"{path} describes no network of ours: {error}") from None
 
 
-def _single(path: Path) -> tuple[dict[str, _File], Callable]:
-    """{name: the file that has it}, of one file, and how its names are read."""
-    for reader, looks_like, from_name in _KINDS.values():
+def _single(path: Path) -> tuple[dict[str, _File], str]:
+    """{name: the file that has it}, of one file, and whose names they are."""
+    for reader, looks_like, names_of in _KINDS.values():
         if looks_like(path):
             file = reader(path)
-            return dict.fromkeys(file.tensors(), file), from_name
+            return dict.fromkeys(file.tensors(), file), names_of
     if not path.stat().st_size:
         raise UserError(f"{path} is empty: fetch it again")
     raise UserError(
@@ -174,7 +199,7 @@ def _single(path: Path) -> tuple[dict[str, _File], Callable]:
     )
 
 
-def _files(root: Path) -> tuple[dict[str, _File], Callable]:
+def _files(root: Path) -> tuple[dict[str, _File], str]:
     for name in _KINDS:
         if (root / name).is_file():
             return _single(root / name)
@@ -187,14 +212,14 @@ def _files(root: Path) -> tuple[dict[str, _File], Callable]:
     )
 
 
-def _sharded(index: Path) -> tuple[dict[str, _File], Callable]:
+def _sharded(index: Path) -> tuple[dict[str, _File], str]:
     try:
         listed = json.loads(index.read_bytes())["weight_map"]
         shards = sorted(set(listed.values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index} is damaged ({error}): fetch it again") from None
     files: dict[str, _File] = {}
-    from_name = hf_names.from_torch
+    names_of = "torch"
     for shard in shards:
         if not isinstance(shard, str) or os.path.basename(shard) != shard:
             raise UserError(f"{index} names {shard!r}, which is no file beside it")
@@ -204,7 +229,7 @@ def _sharded(index: Path) -> tuple[dict[str, _File], Callable]:
                 f"{path} is missing, one of the {len(shards)} files that {index.name} names: fetch "
                 "the folder again"
             )
-        found, from_name = _single(path)
+        found, names_of = _single(path)
         files |= {name: file for name, file in found.items() if listed.get(name) == shard}
     lacking = sorted(set(listed) - set(files))
     if lacking:
@@ -212,58 +237,84 @@ def _sharded(index: Path) -> tuple[dict[str, _File], Callable]:
             f"{index} places {lacking[0]} in {listed[lacking[0]]}, which does not have it "
             f"({len(lacking)} such names): fetch the folder again"
         )
-    return files, from_name
+    return files, names_of
 
 
 class HuggingFaceWeights(Weights):
-    """The parameters of a folder under T5X's names; kernels and tables are views, transposed.
+    """The parameters of a folder under our names; kernels and tables are views, transposed.
 
     Attributes:
       config: the network that config.json describes.
+      ids: the special tokens' ids that it names.
     """
 
     kind = "Hugging Face"
 
-    def __init__(self, path: Path, config: T5Config, files: dict[str, _File], from_name: Callable):
-        self.path, self.config = str(path), config
+    def __init__(
+        self,
+        path: Path,
+        config: NetworkConfig,
+        files: dict[str, _File],
+        names_of: str,
+        ids: dict[str, int],
+    ):
+        """`names_of` is 'torch' or 'flax', whose names the files have."""
+        self.path, self.config, self.ids = str(path), config, ids
         self._files = files
-        self._aliases = [name for name in hf_names.ALIASES if name in files]
+        self._table = hf_names.table_of(config)
+        from_name = self._table.from_flax if names_of == "flax" else self._table.from_torch
+        self._aliases = [name for name in self._table.aliases if name in files]
         self._places: dict[str, tuple[str, bool]] = {}
         unknown = []
         for name in files:
             place = from_name(name)
-            if place is not None:
-                self._places[place.name] = (name, place.swapped)
-            elif name not in (*hf_names.ALIASES, *hf_names.UNUSED):
+            if place is None and name not in (*self._table.aliases, *self._table.unused):
                 unknown.append(name)
-        # Where shared.weight was left out as a duplicate, a tower's copy stands for it.
+            elif place is not None:
+                self._check_once(name, place.name)
+                self._places[place.name] = (name, place.swapped)
+        # Where the embedding was left out as a duplicate, an alias stands for it.
         if self._aliases and "token_embedder.embedding" not in self._places:
             self._places["token_embedder.embedding"] = (self._aliases[0], False)
         self._check(unknown)
 
+    def _check_once(self, name: str, ours: str) -> None:
+        if ours in self._places:
+            raise UserError(
+                f"{self.path} has both {self._places[ours][0]} and {name}, names of one tensor; "
+                "fetch the folder again"
+            )
+
     def _check(self, unknown: list[str]) -> None:
-        self._check_head()
+        heads = [("token_embedder.embedding", 0)]
         # A list of what a billion layers would have is not made.
-        layers = self.config.num_encoder_layers + self.config.num_decoder_layers
+        if self.config.decoder_only:
+            layers = self.config.num_layers
+        else:
+            self._check_head()
+            heads.append(("decoder.logits_dense.kernel", 1))
+            layers = self.config.num_encoder_layers + self.config.num_decoder_layers
         if layers > len(self._files):
             raise UserError(
                 f"{self.path} has {len(self._files)} tensors, which are no {layers} layers as its "
                 f"{CONFIG} says; fetch the folder again"
             )
         found, wanted = self.tensors(), names.expected(self.config)
-        for name, axis in (("token_embedder.embedding", 0), ("decoder.logits_dense.kernel", 1)):
+        for name, axis in heads:
             shape = found[name].shape if name in found else ()
             if len(shape) == 2 and shape[axis] != self.config.vocab_size:
                 raise UserError(
                     f"{self.path}: {self._places[name][0]} has {shape[axis]} rows, expected "
-                    f"{self.config.vocab_size} by {CONFIG}'s vocab_size; the vocabulary of mT5 has "
-                    "250100 pieces in 250112 rows: take both files from one folder"
+                    f"{self.config.vocab_size} by {CONFIG}'s vocab_size; the vocabulary of "
+                    f"{self._table.network} has {_ROWS[self._table.network]} rows: take both files "
+                    "from one folder"
                 )
-        wrong = [f"{_shown(name)} is missing" for name in wanted if name not in found]
-        wrong += [f"{name} is no parameter of mT5" for name in unknown]
+        wrong = [f"{self._shown(name)} is missing" for name in wanted if name not in found]
+        wrong += [f"{name} is no parameter of {self._table.network}" for name in unknown]
         wrong += [f"{self._places[name][0]} is of no layer" for name in found if name not in wanted]
         wrong += [
-            f"{_shown(name)} is {found[name].shape} where {leaf.shape} is expected (T5X's axes)"
+            f"{self._shown(name)} is {found[name].shape} where {leaf.shape} is expected (in our "
+            "axes)"
             for name, leaf in wanted.items()
             if name in found and found[name].shape != leaf.shape
         ]
@@ -294,7 +345,7 @@ class HuggingFaceWeights(Weights):
             )
 
     def tensors(self) -> dict[str, TensorInfo]:
-        """{T5X name: what it is}, axes as T5X has them."""
+        """{our name: what it is}, axes as ours."""
         found = {}
         for name, (stored, swapped) in self._places.items():
             info = self._infos(self._files[stored])[stored]
@@ -319,19 +370,20 @@ class HuggingFaceWeights(Weights):
         return array.T if swapped else array
 
     def _check_aliases(self, stored: str, array: np.ndarray) -> None:
-        """A tower with an embedding of its own is another network than mT5."""
+        """A tower or head with an embedding of its own is another network than ours."""
         for alias in self._aliases:
             file = self._files[alias]
             if alias == stored or (file is self._files[stored] and file.same(alias, stored)):
                 continue
             other = file.read(alias)
             if other.dtype != array.dtype or not np.array_equal(other, array, equal_nan=True):
+                one = "both towers" if self._table is hf_names.MT5 else "input and head"
                 raise UserError(
-                    f"{self.path}: {alias} differs from {stored}, where mT5 has one embedding for "
-                    "both towers; export the model again without changing one of them alone"
+                    f"{self.path}: {alias} differs from {stored}, where {self._table.network} has "
+                    f"one embedding for {one}; export the model again without changing one of "
+                    "them alone"
                 )
 
-
-def _shown(name: str) -> str:
-    place = hf_names.to_torch(name)
-    return place.name if place else name
+    def _shown(self, name: str) -> str:
+        place = self._table.to_torch(name)
+        return place.name if place else name

@@ -10,6 +10,37 @@ _FENCE = "`" * 3
 
 
 @dataclasses.dataclass(frozen=True)
+class _Kind:
+    """What a page says of its architecture, and which class of transformers loads it."""
+
+    name: str
+    tag: str
+    what: str
+    head: str
+    model: str
+    prompt: str
+
+
+_MT5 = _Kind(
+    "mT5",
+    "mt5",
+    "An encoder-decoder network of the mT5 architecture.",
+    "The embedding and the output head are two tensors: load them untied.",
+    "AutoModelForSeq2SeqLM",
+    "Translate to English: Je t'aime.",
+)
+_BLOOM = _Kind(
+    "BLOOM",
+    "bloom",
+    "A decoder-only network of the BLOOM architecture.",
+    "The output head is the embedding.",
+    "AutoModelForCausalLM",
+    # BLOOMZ goes on with the text where nothing ends it.
+    "Translate to English: Je t'aime. Translation:",
+)
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelCard:
     """What is known of a model; what is not stays empty and is left out.
 
@@ -33,9 +64,13 @@ class ModelCard:
     languages: tuple[str, ...] = ()
     license: str = ""
 
-    def text(self, facts: Mapping[str, object]) -> str:
-        """Returns the page; `facts` are rows of the table on top, such as {'Parameters': 9}."""
-        parts = [self._front(), f"# {self.name or 'mT5'}\n", self._intro()]
+    def text(self, facts: Mapping[str, object], decoder_only: bool = False) -> str:
+        """Returns the page of an mT5, or of a BLOOM where it is `decoder_only`.
+
+        `facts` are rows of the table on top, such as {'Parameters': 9}.
+        """
+        kind = _BLOOM if decoder_only else _MT5
+        parts = [self._front(kind), f"# {self.name or kind.name}\n", self._intro(kind)]
         rows = {key: value for key, value in facts.items() if value is not None}
         parts.append(_table(("", ""), rows))
         if training := {key: value for key, value in self.training.items() if value is not None}:
@@ -43,15 +78,15 @@ class ModelCard:
         if self.metrics:
             metrics = {name: f"{value:.4g}" for name, value in sorted(self.metrics.items())}
             parts += ["## Evaluation\n", _table(("Metric", "Value"), metrics)]
-        parts += ["## Use\n", self._use()]
+        parts += ["## Use\n", self._use(kind)]
         if self.recipe:
             parts += ["## Recipe\n", f"{_fence(self.recipe)}gin\n{self.recipe.rstrip()}\n"
                       f"{_fence(self.recipe)}\n"]  # fmt: skip
         return "\n".join(parts)
 
-    def _front(self) -> str:
+    def _front(self, kind: _Kind) -> str:
         """The YAML that the Hub reads; every text is quoted as JSON, which YAML contains."""
-        entries: dict[str, object] = {"library_name": "transformers", "tags": ["mt5", "mt0_tpu"]}
+        entries: dict[str, object] = {"library_name": "transformers", "tags": [kind.tag, "mt0_tpu"]}
         for key, value in (
             ("base_model", self.base_model), ("language", list(self.languages)),
             ("license", self.license),
@@ -61,24 +96,21 @@ class ModelCard:
         lines = [f"{key}: {json.dumps(value)}" for key, value in entries.items()]
         return "\n".join(["---", *lines, "---\n"])
 
-    def _intro(self) -> str:
+    def _intro(self, kind: _Kind) -> str:
         begun = f" from `{self.base_model}`" if self.base_model else ""
         trained = f" on the mixture `{self.mixture}`" if self.mixture else ""
         how = f"Trained{begun}{trained} with mt0_tpu." if begun or trained else (
             "Converted with mt0_tpu.")  # fmt: skip
-        return (
-            f"An encoder-decoder network of the mT5 architecture. {how} The embedding and the "
-            "output head are two tensors: load them untied.\n"
-        )
+        return f"{kind.what} {how} {kind.head}\n"
 
-    def _use(self) -> str:
+    def _use(self, kind: _Kind) -> str:
         where = json.dumps(self.name or "PATH")
         return (
             f"{_FENCE}python\n"
-            "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer\n\n"
+            f"from transformers import {', '.join(sorted((kind.model, 'AutoTokenizer')))}\n\n"
             f"tokenizer = AutoTokenizer.from_pretrained({where})\n"
-            f"model = AutoModelForSeq2SeqLM.from_pretrained({where})\n"
-            'batch = tokenizer("Translate to English: Je t\'aime.", return_tensors="pt")\n'
+            f"model = {kind.model}.from_pretrained({where})\n"
+            f'batch = tokenizer("{kind.prompt}", return_tensors="pt")\n'
             "print(tokenizer.decode(model.generate(**batch)[0], skip_special_tokens=True))\n"
             f"{_FENCE}\n"
         )

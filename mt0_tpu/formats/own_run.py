@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -18,8 +19,11 @@ import tensorstore
 from mt0_tpu.errors import UserError
 from mt0_tpu.formats.weights import TensorInfo, Weights
 from mt0_tpu.models.names import LAYERS
+from mt0_tpu.models.networks import NetworkConfig
 
 CHECKPOINTS = "checkpoints"
+# Under which Orbax's own metadata holds what no array tells of a network.
+NETWORK = "network"
 STATISTICS = ("v_row", "v_col", "v", "m")
 _HELD_BYTES = 256 << 20
 # What Orbax calls a checkpoint until it is whole.
@@ -112,6 +116,17 @@ class OwnRun(Weights):
         if _factored_by_name(folder):
             self._to_heuristic()
 
+    @functools.cached_property
+    def config(self) -> NetworkConfig | None:
+        """A BLOOM's network, whose heads are in no shape: by config.gin, else by its conversion."""
+        from mt0_tpu.formats import run_record, shape_of
+
+        if not shape_of.is_bloom(self):
+            return None
+        record = run_record.of_checkpoint(Path(self.path), self.step)
+        told = noted_network(Path(self.path)) | (record.bloom_fields() if record else {})
+        return shape_of.bloom(self, told) if "num_heads" in told else None
+
     def _layers(self, name: str, rest: str) -> dict[str, tuple[str, int | None]]:
         """{T5X name: (array, layer)}; an unused statistic is one placeholder for all layers."""
         keys = rest.split(".")
@@ -180,6 +195,15 @@ class OwnRun(Weights):
                 del self._held[next(iter(self._held))]
             self._held[name] = store.read().result()
         return self._held[name]
+
+
+def noted_network(folder: Path) -> dict[str, Any]:
+    """Fields of a BloomConfig that a conversion wrote beside a checkpoint; {} where none did."""
+    try:
+        noted = json.loads((folder / "_CHECKPOINT_METADATA").read_text(encoding="utf-8"))
+        return dict(noted["custom_metadata"][NETWORK])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _open_stores(state: Path) -> dict[str, Any]:

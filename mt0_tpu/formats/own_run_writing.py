@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -20,9 +21,11 @@ import tensorstore
 from mt0_tpu.errors import UserError
 from mt0_tpu.formats import whole_folder
 from mt0_tpu.formats.byte_progress import ByteProgress
-from mt0_tpu.formats.own_run import CHECKPOINTS, STATISTICS
+from mt0_tpu.formats.own_run import CHECKPOINTS, NETWORK, STATISTICS
+from mt0_tpu.formats.run_record import BLOOM_FIELDS
 from mt0_tpu.formats.weights import TensorInfo, Weights
 from mt0_tpu.models.names import LAYERS
+from mt0_tpu.models.networks import NetworkConfig
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 _ZARR_DTYPES = {"float32": "<f4", "bfloat16": "bfloat16", "int32": "<i4"}
@@ -72,7 +75,15 @@ def write(
         for name, leaf in leaves.items():
             leaf.write(state, ".".join(name))
             progress.add(leaf.num_bytes)
-        _write_trees(root, {("step",): (), **{name: leaf.shape for name, leaf in leaves.items()}})
+        shapes = {("step",): (), **{name: leaf.shape for name, leaf in leaves.items()}}
+        _write_trees(root, shapes, _noted(weights.config))
+
+
+def _noted(config: NetworkConfig | None) -> dict[str, Any]:
+    """What no shape tells of a network: a MODEL_DIR of a conversion has no config.gin."""
+    if config is None or not config.decoder_only:
+        return {}
+    return {NETWORK: {name: getattr(config, name) for name in BLOOM_FIELDS}}
 
 
 class _Leaf:
@@ -224,7 +235,9 @@ def _write_array(state: Path, name: str, array: np.ndarray) -> None:
     _fill(_create(state, name, array.shape, array.dtype.name, False), array)
 
 
-def _write_trees(root: Path, shapes: dict[tuple[str, ...], tuple[int, ...]]) -> None:
+def _write_trees(
+    root: Path, shapes: dict[tuple[str, ...], tuple[int, ...]], noted: dict[str, Any]
+) -> None:
     """Writes the files by which Orbax knows the tree and that the checkpoint is whole."""
     tree = {
         str(path): {
@@ -258,7 +271,7 @@ def _write_trees(root: Path, shapes: dict[tuple[str, ...], tuple[int, ...]]) -> 
         "performance_metrics": {},
         "init_timestamp_nsecs": now,
         "commit_timestamp_nsecs": now,
-        "custom_metadata": {},
+        "custom_metadata": noted,
     }
     _write_file(root / "_CHECKPOINT_METADATA", json.dumps(about))
     for folder in (root / "state", root / "position", root):

@@ -78,7 +78,7 @@ def check(
         more = f" and {len(wrong) - 6} more" if len(wrong) > 6 else ""
         raise UserError(
             f"{weights.path} ({weights.kind}) does not fit the model: {'; '.join(wrong[:6])}"
-            f"{more}; use the model gin of its size (gin/models/mt5)"
+            f"{more}; use the model gin of its size (gin/models)"
         )
 
 

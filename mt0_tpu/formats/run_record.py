@@ -12,7 +12,7 @@ from typing import Any
 
 from mt0_tpu.errors import UserError
 from mt0_tpu.formats.model_card import ModelCard
-from mt0_tpu.models.config import T5Config
+from mt0_tpu.models.networks import NetworkConfig
 from mt0_tpu.redaction import redact
 from mt0_tpu.reporting.config import RunConfig, read_config
 
@@ -35,9 +35,14 @@ _TRAINING = {
 }
 # What weights cannot tell of their network.
 _NOT_IN_SHAPES = ("dropout_rate", "mlp_activations", "relative_attention_max_distance")
+BLOOM_FIELDS = (
+    "num_heads", "layer_norm_epsilon", "residual_post_layernorm",
+    "inputs_bidirectional_attention", "dropout_rate",
+)  # fmt: skip
 _CURVES = ("accuracy", "loss_per_nonpadding_target_token")
 # T5X's buckets and the Hub's names call the sizes the same.
 _MT5 = re.compile(r"(?:google/mt5-|.*/mt5_)(small|base|large|xl|xxl)(?:/checkpoint_1000000)?/?")
+_BLOOM = re.compile(r"bigscience/bloom(-(560m|1b1|1b7|3b|7b1))?")
 _ABSOLUTE = re.compile(r"""(['"])[/~][^'"]*?([^'"/]*)/?\1""")
 _ORIGIN = re.compile(r"  # (\S.* line \d+|the command line)$", re.MULTILINE)
 _ISO_639 = re.compile(r"([a-z]{2,3})(_[A-Z][a-z]{3})?")
@@ -69,27 +74,37 @@ class RunRecord:
         except (ValueError, SyntaxError):
             return written
 
-    def network(self, config: T5Config) -> T5Config:
+    def bloom_fields(self) -> dict[str, Any]:
+        """What config.gin says of a BLOOM's network that its shapes do not."""
+        return self._told("BloomConfig", BLOOM_FIELDS)
+
+    def _told(self, name: str, fields: tuple[str, ...]) -> dict[str, Any]:
+        found = {field: self.value(f"network.{name}.{field}") for field in fields}
+        return {field: value for field, value in found.items() if value is not None}
+
+    def network(self, config: NetworkConfig) -> NetworkConfig:
         """The network with what its shapes do not say, as the run was told.
 
         Raises UserError where config.gin holds no such value.
         """
-        found = {key: self.value(f"network.T5Config.{key}") for key in _NOT_IN_SHAPES}
+        told = (
+            self.bloom_fields() if config.decoder_only else self._told("T5Config", _NOT_IN_SHAPES)
+        )
         try:
-            known = {key: value for key, value in found.items() if value is not None}
-            return dataclasses.replace(config, **known)
+            return dataclasses.replace(config, **told)
         except (ValueError, TypeError) as error:
             raise UserError(f"{self.folder / 'config.gin'} describes no network: {error}") from None
 
     def card(self, name: str) -> ModelCard:
         """The model card of the run's weights, under a model's name."""
         start = self.value("INITIAL_CHECKPOINT_PATH")
-        mt5 = _MT5.fullmatch(start) if isinstance(start, str) else None
+        start = start if isinstance(start, str) else ""
+        mt5, bloom = _MT5.fullmatch(start), _BLOOM.fullmatch(start)
         mixture = self.value("MIXTURE_OR_TASK_NAME")
         lines = list(self._rank_lines())
         return ModelCard(
             name=name,
-            base_model=f"google/mt5-{mt5[1]}" if mt5 else "",
+            base_model=f"google/mt5-{mt5[1]}" if mt5 else bloom[0] if bloom else "",
             mixture=mixture if isinstance(mixture, str) else "",
             training={title: self._shown(macro) for title, macro in _TRAINING.items()},
             recipe=self._recipe(),

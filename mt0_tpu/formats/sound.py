@@ -10,7 +10,8 @@ from mt0_tpu.errors import UserError
 from mt0_tpu.formats.shape_of import describe, shape_of
 from mt0_tpu.formats.weights import TensorInfo, Weights
 from mt0_tpu.models import names
-from mt0_tpu.models.config import T5Config
+from mt0_tpu.models.networks import NetworkConfig
+from mt0_tpu.text_vocabulary import TokenizerJsonText
 
 MT5_PIECES = 250_100
 MT5_ROWS = 250_112
@@ -22,13 +23,14 @@ _KNOWN_ROWS = {
     32128: "T5's: 32,000 pieces, 100 sentinels and 28 rows of padding",
     256384: "umT5's: 256,000 pieces, sentinels and padding",
     384: "ByT5's: 256 bytes, 3 special ids and 125 spare ones",
+    250880: "BLOOM's: 250,680 ids and 200 rows of padding",
 }
 # Rows are padded for even sharding; this much is explained by that and no more.
 _MAX_SPARE_ROWS = 512
 _BLOCK = 1 << 22
 
 
-def check_tensors(weights: Weights, config: T5Config | None = None) -> T5Config:
+def check_tensors(weights: Weights, config: NetworkConfig | None = None) -> NetworkConfig:
     """Returns the configuration the tensors fit; None finds it from them.
 
     Raises UserError naming what is missing, unknown or of another shape.
@@ -49,6 +51,26 @@ def check_tensors(weights: Weights, config: T5Config | None = None) -> T5Config:
             "parts are missing"
         )
     return config
+
+
+def check_network(weights: Weights, config: NetworkConfig) -> None:
+    """Raises UserError where weights say of their network what another one is to compute.
+
+    Shapes are checked where tensors are placed; BLOOM's heads, norms and residuals are in none.
+    """
+    said = weights.config
+    if said is None or not (said.decoder_only and config.decoder_only):
+        return
+    wrong = [
+        f"{name} {getattr(said, name)}, and the model {getattr(config, name)}"
+        for name in ("num_heads", "layer_norm_epsilon", "residual_post_layernorm")
+        if getattr(said, name) != getattr(config, name)
+    ]
+    if wrong:
+        raise UserError(
+            f"{weights.path} ({weights.kind}) has {'; '.join(wrong)}: the tensors fit, and would "
+            "compute something else; use the model gin of its size (gin/models/bloom)"
+        )
 
 
 def check_values(name: str, array: np.ndarray, where: str) -> None:
@@ -89,6 +111,7 @@ class Checked(Weights):
     def __init__(self, weights: Weights):
         self._weights = weights
         self.kind, self.path, self.step = weights.kind, weights.path, weights.step
+        self.config = weights.config
 
     def tensors(self) -> dict[str, TensorInfo]:
         return self._weights.tensors()
@@ -105,6 +128,23 @@ class Checked(Weights):
     def _checked(self, name: str, array: np.ndarray) -> np.ndarray:
         check_values(name, array, f"{self.path} ({self.kind})")
         return array
+
+
+def check_tokenizer(path: str | Path, rows: int) -> TokenizerJsonText:
+    """Returns a BLOOM's tokenizer; UserError unless it belongs to an embedding of so many rows.
+
+    Args:
+      path: tokenizer.json, or the folder that holds it.
+    """
+    given = Path(path)
+    if given.suffix == ".model" or (given / "spiece.model").is_file():
+        raise UserError(
+            f"{path} is a SentencePiece model, which transformers has no tokenizer of BLOOM's for; "
+            "give a tokenizer.json or its folder, or leave --vocabulary out"
+        )
+    words = TokenizerJsonText(given)
+    check_rows(words.size, rows, str(path))
+    return words
 
 
 def check_vocabulary(model_file: str | Path, rows: int) -> None:

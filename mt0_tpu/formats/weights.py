@@ -1,4 +1,6 @@
-"""A checkpoint of any kind, opened for reading one tensor at a time, under T5X's unscanned names.
+"""A checkpoint of any kind, opened for reading one tensor at a time, under unscanned names.
+
+They are T5X's, and for BLOOM made like them (models/names.py).
 
 Every reader of `formats` is a `Weights`; every writer takes one. So a conversion holds about one
 tensor in memory, whatever the size of the network.
@@ -11,6 +13,8 @@ import dataclasses
 
 import numpy as np
 
+from mt0_tpu.models.networks import NetworkConfig
+
 
 @dataclasses.dataclass(frozen=True)
 class TensorInfo:
@@ -21,17 +25,19 @@ class TensorInfo:
 
 
 class Weights(abc.ABC):
-    """Parameters, and where there are any Adafactor's statistics, of one encoder-decoder network.
+    """Parameters, and where there are any Adafactor's statistics, of one network.
 
     Attributes:
       kind: for people: 'T5X', 'T5X Orbax', 'Hugging Face', 'Mesh TensorFlow', 'mt0_tpu'.
       path: where it lies.
       step: of training; None where the format does not say.
+      config: the network, where the format says more of it than shapes do; else None.
     """
 
     kind: str
     path: str
     step: int | None = None
+    config: NetworkConfig | None = None
 
     @abc.abstractmethod
     def tensors(self) -> dict[str, TensorInfo]:

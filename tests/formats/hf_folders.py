@@ -43,7 +43,7 @@ def torch_arrays(arrays):
     """The same in transformers' names and axes."""
     found = {}
     for name, array in arrays.items():
-        place = hf_names.to_torch(name)
+        place = hf_names.MT5.to_torch(name)
         found[place.name] = np.ascontiguousarray(array.T) if place.swapped else array
     return found
 

@@ -49,8 +49,8 @@ def test_a_folder_of_flax(tmp_path, dtype):
 
 
 def test_every_flax_name_is_known():
-    assert all(hf_names.from_flax(name) for name in flax_arrays(t5x_arrays()))
-    assert hf_names.from_flax("lm_head.weight") is None
+    assert all(hf_names.MT5.from_flax(name) for name in flax_arrays(t5x_arrays()))
+    assert hf_names.MT5.from_flax("lm_head.weight") is None
 
 
 def test_arrays_in_pieces(tmp_path, monkeypatch):

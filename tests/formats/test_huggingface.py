@@ -69,12 +69,12 @@ def test_the_golden_folder_is_params_npz(golden):
 
 def test_every_name_has_its_place_and_comes_back():
     for name in names.expected(NETWORK):
-        place = hf_names.to_torch(name)
-        assert hf_names.from_torch(place.name) == hf_names.Place(name, place.swapped)
+        place = hf_names.MT5.to_torch(name)
+        assert hf_names.MT5.from_torch(place.name) == hf_names.Place(name, place.swapped)
     far = "decoder.layers_11.encoder_decoder_attention.out.kernel"
-    place = hf_names.to_torch(far)
+    place = hf_names.MT5.to_torch(far)
     assert place.name == "decoder.block.11.layer.1.EncDecAttention.o.weight" and place.swapped
-    flax = hf_names.from_flax("decoder/block/11/layer/1/EncDecAttention/o/kernel")
+    flax = hf_names.MT5.from_flax("decoder/block/11/layer/1/EncDecAttention/o/kernel")
     assert (flax.name, flax.swapped) == (far, False)
 
 
@@ -85,7 +85,7 @@ def test_every_name_has_its_place_and_comes_back():
      "encoder.block.{i}.layer.0.layer_norm.weight", ""],
 )  # fmt: skip
 def test_names_that_are_none(name):
-    assert hf_names.from_torch(name) is None
+    assert hf_names.MT5.from_torch(name) is None
 
 
 @pytest.mark.parametrize("name,save", KINDS)
@@ -209,7 +209,7 @@ def test_copies_of_the_embedding(tmp_path):
     shared = stored["shared.weight"]
     write_config(tmp_path)
     path = tmp_path / "model.safetensors"
-    save_safetensors(path, stored | dict.fromkeys(hf_names.ALIASES, shared))
+    save_safetensors(path, stored | dict.fromkeys(hf_names.MT5.aliases, shared))
     assert equal(opened(tmp_path), arrays)
     without = {name: array for name, array in stored.items() if name != "shared.weight"}
     save_safetensors(path, without | {"encoder.embed_tokens.weight": shared})
@@ -221,7 +221,7 @@ def test_copies_of_the_embedding(tmp_path):
 def test_one_storage_under_three_names_is_read_once(tmp_path):
     arrays = t5x_arrays()
     state = tensors(torch_arrays(arrays))
-    state |= dict.fromkeys(hf_names.ALIASES, state["shared.weight"])
+    state |= dict.fromkeys(hf_names.MT5.aliases, state["shared.weight"])
     write_config(tmp_path)
     save_torch(tmp_path / "pytorch_model.bin", state)
     assert equal(opened(tmp_path), arrays)
