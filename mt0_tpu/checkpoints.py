@@ -27,6 +27,7 @@ from mt0_tpu.errors import UserError
 from mt0_tpu.formats import detect, own_run, placing, remote, sound
 from mt0_tpu.formats.weights import Weights
 from mt0_tpu.models.names import LAYERS
+from mt0_tpu.models.networks import NetworkConfig
 from mt0_tpu.train_state import TrainState
 
 FOLDER = "checkpoints"
@@ -157,6 +158,18 @@ def find_start(model_dir: str, initial_checkpoint_path: str | None, from_scratch
         f"nothing to start from: MODEL_DIR {model_dir} has no checkpoint and "
         "INITIAL_CHECKPOINT_PATH is not set; set it, or train.from_scratch = True"
     )
+
+
+def check_network(start: Start, config: NetworkConfig) -> None:
+    """Raises UserError where a start says of its network what no shape does, and it is another.
+
+    A run that goes on in its own MODEL_DIR is not asked: its config.gin is this run's.
+    """
+    if start.kind == "foreign":
+        sound.check_network(start.weights, config)
+    elif start.kind == "initial":
+        folder = Path(start.path) / FOLDER / str(start.step)
+        sound.check_network(own_run.open_weights(folder), config)
 
 
 def check_total_steps(start: Start, total_steps: int, relative_steps: int | None) -> None:
@@ -420,7 +433,9 @@ def restore_params(path: str, model_config, mesh=None):
     )
     if not own:
         weights = sound.Checked(detect.open_any(os.path.abspath(path)))
+        sound.check_network(weights, model_config)
         return placing.place_params(weights, abstract)
+    check_network(Start("initial", str(own[0]), own[1]), model_config)
     checkpointer = Checkpointer(str(own[0]), CheckpointConfig(keep_last=None), read_only=True)
     try:
         return checkpointer.restore_params(own[1], abstract)

@@ -132,6 +132,7 @@ def train(
     # Last of the checks: a checkpoint in a bucket is fetched here.
     start = checkpoints.find_start(model_dir, initial_checkpoint_path, from_scratch)
     checkpoints.check_total_steps(start, total_steps, relative_steps)
+    checkpoints.check_network(start, model)
     network = networks.network(model)
     shapes, axes = train_state.abstract_state(network, optimizer)
     checkpoints.check_model_dir(model_dir, checkpoints.state_bytes(shapes))

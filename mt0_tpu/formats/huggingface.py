@@ -136,8 +136,8 @@ def _check_architecture(path: Path, found: dict[str, Any]) -> None:
     kind = found.get("model_type")
     if kind not in ("mt5", "t5"):
         raise UserError(
-            f"{path} describes model_type {kind!r}: mT5's network is read (model_type 'mt5', and "
-            "'t5' of version 1.1) and BLOOM's ('bloom')"
+            f"{path} describes model_type {kind!r}: only mT5's network is read (model_type 'mt5', "
+            "and 't5' of version 1.1), and BLOOM's ('bloom')"
         )
     # For mT5 only the weights tell: transformers 5 writes tie_word_embeddings true for all of them.
     # T5 1.0 divides what goes into its tied head; version 5 says so under a name of its own.
