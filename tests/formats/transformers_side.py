@@ -11,14 +11,21 @@ import sys
 
 import numpy as np
 import torch
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+)
 
 PAD_ID = 0
 
 
 def load(folder, dtype):
     """Loads the folder as a user would; every tensor must have found its place."""
-    model, info = AutoModelForSeq2SeqLM.from_pretrained(
+    encoder_decoder = AutoConfig.from_pretrained(folder, local_files_only=True).is_encoder_decoder
+    kind = AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
+    model, info = kind.from_pretrained(
         folder, dtype=dtype, output_loading_info=True, local_files_only=True
     )
     misplaced = {name: sorted(map(str, found)) for name, found in info.items() if found}
@@ -28,28 +35,34 @@ def load(folder, dtype):
 
 
 def inputs_of(question):
+    """Ids and their mask, which a BLOOM's question brings: 0 is a token there."""
     ids = torch.from_numpy(question["inputs"]).long()
-    return {"input_ids": ids, "attention_mask": (ids != PAD_ID).long()}
+    mask = torch.from_numpy(question["mask"]) if "mask" in question else ids != PAD_ID
+    return {"input_ids": ids, "attention_mask": mask.long()}
 
 
 def logits(folder, question):
     """Returns float32 logits, the dtype as stored, and whether embedding and head are one."""
     stored = next(load(folder, "auto").parameters()).dtype
     model = load(folder, torch.float32)
-    decoder = torch.from_numpy(question["decoder_inputs"]).long()
+    inputs = inputs_of(question)
+    if "decoder_inputs" in question:
+        inputs["decoder_input_ids"] = torch.from_numpy(question["decoder_inputs"]).long()
     with torch.no_grad():
-        found = model(**inputs_of(question), decoder_input_ids=decoder).logits
+        found = model(**inputs).logits
     tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     return {"logits": found.numpy(), "dtype": str(stored), "tied": tied}
 
 
 def generate(folder, question):
-    """Returns greedy ids [rows, length], padded."""
+    """Returns greedy ids [rows, length], filled up with 0, or what it fills up with itself."""
     model = load(folder, torch.float32)
     length = int(question["length"])
+    # Without the start token, or the prompt.
+    given = 1 if model.config.is_encoder_decoder else question["inputs"].shape[1]
     ids = model.generate(
         **inputs_of(question), do_sample=False, num_beams=1, max_new_tokens=length
-    ).numpy()[:, 1:]  # without the start token
+    ).numpy()[:, given:]
     return {"ids": np.pad(ids, ((0, 0), (0, length - ids.shape[1])))}
 
 
