@@ -14,11 +14,13 @@ from mt0_tpu.errors import UserError
 from mt0_tpu.formats import detect
 from mt0_tpu.losses import LossConfig
 from mt0_tpu.models.names import unstack
+from mt0_tpu.optimizers import AdamW
 from mt0_tpu.schedules import LearningRate
 from mt0_tpu.train import train
 from tests import tiny_run
 from tests.formats.t5x_plain import assert_same, read_legacy, read_orbax
 from tests.tiny import TINY
+from tests.tiny_bloom import TINY_BLOOM
 
 LEGACY = "t5_tiny/ckpt_legacy_float32/checkpoint_1000003"
 SOURCES = [LEGACY, "t5_tiny/ckpt_orbax/checkpoint_1000003", "t5_tiny/hf"]
@@ -121,6 +123,25 @@ def test_a_run_starts_from_them_all(golden, tmp_path, source, capsys):
         # At step 1,000,003 a step moves the average by 1.6e-5 of the way.
         before = contents(golden / source)["encoder.encoder_norm.scale.v"]
         np.testing.assert_allclose(second, before, rtol=0.05)
+
+
+@pytest.mark.parametrize("through_a_run", [False, True])
+def test_a_bloom_starts_a_run(golden, tmp_path, capsys, through_a_run):
+    source = "bloom_tiny/heads4"
+    begin = contents(golden / source, state=False)
+    if through_a_run:
+        convert(str(golden / source), str(tmp_path / "there"), "orbax", say=lambda text: None)
+        golden, source = tmp_path, "there"
+    with pytest.raises(UserError, match="num_heads 4, and the model 8: the tensors fit, and would"):
+        started(golden, tmp_path, source, 1, model=dataclasses.replace(TINY_BLOOM, num_heads=8))
+    assert not (tmp_path / "run").exists()
+    summary = started(golden, tmp_path, source, 1, model=TINY_BLOOM, optimizer=AdamW())
+    assert summary.step == 1
+    assert "optimizer state afresh, since it holds none" in capsys.readouterr().err
+    end = contents(tmp_path / "run", state=False)
+    assert begin.keys() == end.keys()
+    for name, array in end.items():
+        np.testing.assert_allclose(array, begin[name], rtol=0, atol=1e-6, err_msg=name)
 
 
 def test_a_converted_run_starts_another_but_goes_not_on(golden, tmp_path, capsys):

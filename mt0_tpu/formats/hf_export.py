@@ -32,10 +32,6 @@ _FOREIGN = whole_folder.entry_beside(
     "pytorch_model*.bin", "flax_model*.msgpack", "spiece.model", "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
-# What lies beside a tokenizer.json and goes along with it.
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-)  # fmt: skip
 _SPECIAL = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 
 
@@ -176,7 +172,7 @@ def config_json(
 def _copy_tokenizer(folder: Path, given: Path) -> None:
     """tokenizer.json and what lies beside it; transformers wants to be told the special tokens."""
     source = given if given.is_dir() else given.parent
-    for name in TOKENIZER_FILES:
+    for name in hf_names.TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     if not given.is_dir():  # it may be called otherwise

@@ -11,6 +11,10 @@ import dataclasses
 import re
 from typing import Any
 
+# tokenizer.json and what goes along with it.
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
 # What becomes of a tensor: the last part of its name in PyTorch and Flax, and whether the axes
 # are swapped there against T5X.
 _EMBEDDING = ("weight", False, "embedding", False)

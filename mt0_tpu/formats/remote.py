@@ -15,12 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mt0_tpu.errors import UserError
+from mt0_tpu.formats.hf_names import TOKENIZER_FILES
 from mt0_tpu.retrying import retrying
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 # One form of the weights is enough: safetensors, else torch's, else flax's.
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "flax_model*.msgpack")
-_BESIDE = ("config.json", "generation_config.json", "*.index.json", "spiece.model")
+_BESIDE = (
+    "config.json", "generation_config.json", "*.index.json", "spiece.model", *TOKENIZER_FILES,
+)  # fmt: skip
 
 
 def bring(path: str, say: Callable[[str], None] = lambda text: None) -> str:

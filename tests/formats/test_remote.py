@@ -133,6 +133,7 @@ def test_the_hub_gives_one_form_of_the_weights(golden, monkeypatch, tmp_path):
     assert detect.open_any(there).kind == "Hugging Face"
     assert (asked["repository"], asked["revision"]) == ("google/mt5-small", "abc")
     assert "*.safetensors" in asked["patterns"] and "pytorch_model*.bin" not in asked["patterns"]
+    assert {"config.json", "spiece.model", "tokenizer.json"} < set(asked["patterns"])
 
 
 def test_the_hub_without_weights_is_said(monkeypatch):
