@@ -128,7 +128,7 @@ def reproduce(
     if int(state.step) >= sick.step:
         raise UserError(f"the run starts at step {int(state.step)}, after step {sick.step}")
 
-    dataset = run["train_dataset"]
+    dataset = run["train_dataset"].for_model(run["model"].decoder_only)
     sources = batches.open_sources(dataset)
     options = {
         "seed": run["random_seed"],
