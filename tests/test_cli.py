@@ -172,3 +172,18 @@ def test_report_lands_beside_its_first_run(monkeypatch, capsys):
     monkeypatch.setattr(report, "write_report", lambda runs, folder: called.append((runs, folder)))
     assert cli.main(["report", "runs/a", "runs/b"]) == 0
     assert called == [(["runs/a", "runs/b"], "runs/a/report")]
+
+
+@pytest.mark.parametrize(
+    "flag, steps", [("--check_replicas", 1000), ("--check_replicas=50", 50), (None, None)]
+)
+@pytest.mark.parametrize("files", [(), ("--gin_file=recipes/mini_mt0.gin", "--gin.MODEL_DIR='x'")])
+def test_check_replicas_is_a_binding_of_any_training(capsys, flag, steps, files):
+    assert cli.main(["train", "--dry_run", *files, *filter(None, [flag])]) == 0
+    said = capsys.readouterr().out
+    assert f"train.check_replicas_every_steps = {steps}\n" in said
+
+
+def test_check_replicas_wants_steps(capsys):
+    assert cli.main(["train", "--dry_run", "--check_replicas=often"]) == 2
+    assert "invalid int value: 'often'" in capsys.readouterr().err
