@@ -77,7 +77,14 @@ class InferEval:
 
     def run(self, params, step: int) -> None:
         """Evaluates the parameters of a step and says how they did."""
-        summary = self._evaluator.run(params, step, self._model_dir, self._outputs)
+        try:
+            summary = self._evaluator.run(params, step, self._model_dir, self._outputs)
+        except OSError as error:
+            # Where others compute along, one cannot leave in the middle.
+            if jax.process_count() > 1:
+                raise
+            self._say(f"  infer eval {step} was not written ({error}); training goes on")
+            return
         if jax.process_index() == 0:
             self._say(f"  infer eval {step}: {_in_a_line(summary)}")
 

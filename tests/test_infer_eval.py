@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mt0_tpu import checkpoints, eval_follow, evaluate
+from mt0_tpu import checkpoints, eval_follow, evaluate, infer_eval
 from mt0_tpu.checkpoints import CheckpointConfig
 from mt0_tpu.errors import UserError
 from tests import tiny_run
@@ -126,3 +126,19 @@ def test_rows_need_lengths(cache_dir, tmp_path):
             tmp_path / "run", cache_dir, 2,
             train_dataset=tiny_run.dataset(cache_dir, task_feature_lengths=None),
         )  # fmt: skip
+
+
+def test_results_that_cannot_be_written_do_not_end_the_run():
+    said = []
+    evaluation = object.__new__(infer_eval.InferEval)
+    evaluation._model_dir, evaluation._outputs, evaluation._say = "run", None, said.append
+
+    class Full:
+        def run(self, *unused):
+            raise OSError(28, "No space left on device")
+
+    evaluation._evaluator = Full()
+    evaluation.run(None, 7)
+    assert said == [
+        "  infer eval 7 was not written ([Errno 28] No space left on device); training goes on"
+    ]
