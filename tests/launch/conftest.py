@@ -45,7 +45,7 @@ class Cloud:
         """Starts launch/<script>.sh; its environment is the variables and little else."""
         environment = {
             "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
-            "HOME": str(self.folder), "FAKE_CLOUD": str(self.folder), "PYTHON": sys.executable,
+            "HOME": str(self.folder), "FAKE_CLOUD": str(self.folder), "TMPDIR": str(self.folder / "tmp"), "PYTHON": sys.executable,
             "NAME": "mt0-xl", "TYPE": "v4-64", "ZONE": "us-central2-b",
             "POLL_SECONDS": "0.05", "RETRY_SECONDS": "0", "SOURCE": str(self.source),
         }  # fmt: skip
@@ -93,6 +93,7 @@ def cloud(source):
     program(folder / "bin/gcloud", HERE / "fake_gcloud.py")
     for name in ("tmux", "python3", "python", "mt0"):
         program(folder / "worker_bin" / name, HERE / "fake_worker.py")
+    (folder / "tmp").mkdir()
     made = Cloud(folder, source)
     made.plan(lives=[["ACTIVE"]])
     yield made
