@@ -45,8 +45,9 @@ class Cloud:
         """Starts launch/<script>.sh; its environment is the variables and little else."""
         environment = {
             "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
-            "HOME": str(self.folder), "FAKE_CLOUD": str(self.folder), "TMPDIR": str(self.folder / "tmp"), "PYTHON": sys.executable,
-            "NAME": "mt0-xl", "TYPE": "v4-64", "ZONE": "us-central2-b",
+            "HOME": str(self.folder), "FAKE_CLOUD": str(self.folder),
+            "TMPDIR": str(self.folder / "tmp"),
+            "PYTHON": sys.executable, "NAME": "mt0-xl", "TYPE": "v4-64", "ZONE": "us-central2-b",
             "POLL_SECONDS": "0.05", "RETRY_SECONDS": "0", "SOURCE": str(self.source),
         }  # fmt: skip
         return subprocess.Popen(
