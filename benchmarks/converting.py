@@ -1,7 +1,8 @@
-"""`mt0 convert` on checkpoints of mT5's sizes: time, peak memory, and every sampled bit compared.
+"""`mt0 convert` on checkpoints of mT5's and BLOOM's sizes: time, peak memory, sampled bits equal.
 
     python -m benchmarks.converting --size xxl --dtype bfloat16 --chain hf,orbax,t5x --folder DIR
     python -m benchmarks.converting --size xl --with_state --chain t5x,orbax,hf --folder DIR
+    python -m benchmarks.converting --size bloom-560m --dtype bfloat16 --chain hf,orbax,hf
 
 A chain's first kind is written with random values, a tensor at a time; each next one is converted
 from the one before by `mt0 convert` in a process of its own, compared, and the one before deleted:
@@ -30,7 +31,8 @@ import numpy as np
 from mt0_tpu.formats import detect, hf_export, own_run, t5x_orbax_writer, t5x_writer
 from mt0_tpu.formats.weights import TensorInfo, Weights
 from mt0_tpu.models import names
-from mt0_tpu.models.config import T5Config
+from mt0_tpu.models.config import BloomConfig, T5Config
+from mt0_tpu.models.networks import NetworkConfig
 
 # emb_dim, num_heads, mlp_dim, layers of each tower; heads are 64 wide.
 SIZES = {
@@ -39,6 +41,12 @@ SIZES = {
     "large": (1024, 16, 2816, 24),
     "xl": (2048, 32, 5120, 24),
     "xxl": (4096, 64, 10240, 24),
+}
+# emb_dim, num_heads, layers.
+BLOOM_SIZES = {
+    "bloom-560m": (1024, 16, 24),
+    "bloom-3b": (2560, 32, 30),
+    "bloom-7b1": (4096, 32, 30),
 }
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 KINDS = {
@@ -53,22 +61,28 @@ BLOCK_VALUES = 1 << 24
 GIB = 2**30
 
 
+def network_of(size: str) -> NetworkConfig:
+    if size in BLOOM_SIZES:
+        return BloomConfig(250880, *BLOOM_SIZES[size])
+    emb_dim, num_heads, mlp_dim, layers = SIZES[size]
+    return T5Config(
+        vocab_size=250112,
+        emb_dim=emb_dim,
+        num_heads=num_heads,
+        head_dim=64,
+        mlp_dim=mlp_dim,
+        num_encoder_layers=layers,
+        num_decoder_layers=layers,
+    )
+
+
 class RandomWeights(Weights):
-    """A network of mT5's with random values, made anew at every reading."""
+    """A network with random values, made anew at every reading."""
 
     kind, path, step = "random", "nowhere", STEP
 
     def __init__(self, size: str, dtype: str, with_state: bool):
-        emb_dim, num_heads, mlp_dim, layers = SIZES[size]
-        self.config = T5Config(
-            vocab_size=250112,
-            emb_dim=emb_dim,
-            num_heads=num_heads,
-            head_dim=64,
-            mlp_dim=mlp_dim,
-            num_encoder_layers=layers,
-            num_decoder_layers=layers,
-        )
+        self.config = network_of(size)
         block = np.random.default_rng(0).standard_normal(BLOCK_VALUES, np.float32) / 16
         self._blocks = {"float32": block, dtype: block.astype(DTYPES[dtype])}
         self._shapes = {name: leaf.shape for name, leaf in names.expected(self.config).items()}
@@ -167,7 +181,8 @@ def run(size: str, dtype: str, chain: list[str], root: Path, with_state: bool, e
     values = [math.prod(info.shape) for info in random.tensors().values()]
     largest = max(values) * DTYPES[dtype].itemsize / GIB
     state = " with Adafactor's statistics" if with_state else ""
-    print(f"mT5-{size} {dtype}{state}: {sum(values):,} values, largest tensor {largest:.2f} GiB")
+    name = size if size in BLOOM_SIZES else f"mT5-{size}"
+    print(f"{name} {dtype}{state}: {sum(values):,} values, largest tensor {largest:.2f} GiB")
     work = root / f"converting-{os.getpid()}"
     work.mkdir(parents=True)
     try:
@@ -196,7 +211,7 @@ def run(size: str, dtype: str, chain: list[str], root: Path, with_state: bool, e
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--size", choices=[*SIZES, *BLOOM_SIZES], default="small")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--chain", default="t5x,orbax,t5x_orbax,hf,t5x", help="(%(default)s)")
     parser.add_argument("--with_state", action="store_true")

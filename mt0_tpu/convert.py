@@ -78,10 +78,8 @@ def convert(
         raise UserError("T5X has no BLOOM; convert to orbax or hf")
     # Of the environment it is for the tokenizer: a T5's weights may pass where mT5's is set.
     named = vocabulary or (_tokenizer_for_hf(weights, network) if to == "hf" else None)
-    if named and network.decoder_only:
-        sound.check_tokenizer(named, network.vocab_size)
-    elif named:
-        sound.check_vocabulary(named, network.vocab_size)
+    if named:
+        sound.check_words(named, network)
     if with_state and not weights.state_tensors():
         what = f"{source} ({weights.kind})"
         raise UserError(f"{what} holds no optimizer state; leave --with_state out")

@@ -74,12 +74,8 @@ def write(
     _check_options(dtype, with_state, shard_bytes)
     network = sound.check_tensors(weights, config or weights.config)
     _check_float16(dtype, network)
-    words = None
-    if vocabulary is not None and network.decoder_only:
-        words = sound.check_tokenizer(vocabulary, network.vocab_size)
-    elif vocabulary is not None:
-        sound.check_vocabulary(vocabulary, network.vocab_size)
-    description = config_json(network, dtype, _ids(weights, words))
+    words = sound.check_words(vocabulary, network) if vocabulary is not None else None
+    description = config_json(network, dtype, _ids(weights, words, vocabulary))
     with whole_folder.appearing(destination, overwrite, _FOREIGN) as folder:
         table = hf_names.table_of(network)
         _write_weights(weights, table, folder, dtype, shard_bytes, allow_not_finite, say)
@@ -119,10 +115,12 @@ def _check_float16(dtype: str, network: NetworkConfig) -> None:
         raise UserError("dtype 'float16': mT5 overflows it; write one of float32, bfloat16")
 
 
-def _ids(weights: Weights, words: TokenizerJsonText | None) -> dict[str, int]:
-    """A BLOOM's special tokens: its tokenizer's, else its own folder's, else the published ones."""
+def _ids(weights: Weights, words: TokenizerJsonText | None, vocabulary) -> dict[str, int]:
+    """A BLOOM's special tokens: the vocabulary's, else its folder's, else the published ones."""
     if words is not None:
         return {name: one for name, one in words.special_ids().items() if one is not None}
+    if vocabulary is not None:  # a SentencePiece model laid out as mT5's
+        return {"eos_token_id": sound.EOS_ID, "pad_token_id": sound.PAD_ID}
     return getattr(weights, "ids", None) or hf_bloom.IDS
 
 

@@ -130,19 +130,24 @@ class Checked(Weights):
         return array
 
 
+def check_words(path: str | Path, network: NetworkConfig) -> TokenizerJsonText | None:
+    """Checks the vocabulary of a network, and returns it where it is a tokenizer.json of a BLOOM.
+
+    mT5's, and that of a BLOOM trained on the mini mixtures, is a SentencePiece model.
+    """
+    if network.decoder_only and Path(path).suffix != ".model":
+        return check_tokenizer(path, network.vocab_size)
+    check_vocabulary(path, network.vocab_size)
+    return None
+
+
 def check_tokenizer(path: str | Path, rows: int) -> TokenizerJsonText:
     """Returns a BLOOM's tokenizer; UserError unless it belongs to an embedding of so many rows.
 
     Args:
       path: tokenizer.json, or the folder that holds it.
     """
-    given = Path(path)
-    if given.suffix == ".model" or (given / "spiece.model").is_file():
-        raise UserError(
-            f"{path} is a SentencePiece model, which transformers has no tokenizer of BLOOM's for; "
-            "give a tokenizer.json or its folder, or leave --vocabulary out"
-        )
-    words = TokenizerJsonText(given)
+    words = TokenizerJsonText(Path(path))
     check_rows(words.size, rows, str(path))
     return words
 

@@ -26,6 +26,7 @@ from mt0_tpu.formats import (
 from mt0_tpu.formats.safetensors_file import SafetensorsFile
 from mt0_tpu.models import names
 from mt0_tpu.models.config import BloomConfig
+from mt0_tpu.text_vocabulary import mini_model
 from tests import byte_level
 from tests.formats.hf_folders import InMemory
 from tests.formats.made import made
@@ -328,15 +329,26 @@ def test_the_tokenizers_files_go_along(golden, tmp_path, tokenizer, monkeypatch)
     assert (settings["eos_token"], settings["padding_side"]) == ("</s>", "left")
 
 
-def test_a_tokenizer_of_another_network(golden, tmp_path, tokenizer, shared):
+def test_a_tokenizer_of_another_network(tmp_path, tokenizer):
     with pytest.raises(UserError, match="ids and the embedding 250,880 rows .*BLOOM's: 250,680"):
         sound.check_tokenizer(tokenizer, 250_880)
     with pytest.raises(UserError, match="there is no such file"):
         sound.check_tokenizer(tmp_path / "tokenizer.json", 512)
-    source = golden / "bloom_tiny/heads4"
-    with pytest.raises(UserError, match="is a SentencePiece model, which transformers has no"):
-        quietly(source, tmp_path / "out", "hf", vocabulary="some/spiece.model")
     assert sound.check_tokenizer(tokenizer, 512).eos_id == 2
+
+
+def test_a_sentencepiece_model_of_a_run_on_the_mini_mixtures(golden, tmp_path):
+    """Its ids of EOS and padding stand in config.json, not BLOOM's."""
+    with pytest.raises(UserError, match="4,096 ids and the embedding 512 rows"):
+        quietly(golden / "bloom_tiny/heads4", tmp_path / "out", "hf", vocabulary=str(mini_model()))
+    config = dataclasses.replace(TINY_BLOOM, vocab_size=4096, num_layers=1)
+    weights = made(config)
+    hf_export.write(weights, tmp_path / "out", config=config, vocabulary=mini_model())
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert {k: v for k, v in written.items() if k.endswith("_token_id")} == {
+        "eos_token_id": 1, "pad_token_id": 0,
+    }  # fmt: skip
+    assert (tmp_path / "out" / "spiece.model").read_bytes() == mini_model().read_bytes()
 
 
 # what no shape tells
