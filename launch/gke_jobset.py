@@ -21,9 +21,9 @@ NAMESPACE  default: kubectl's own
 DRY_RUN    1: prints the manifest and the command, and runs nothing
 
 Ends as soon as the JobSet is there: `kubectl logs -f -l jobset.sigs.k8s.io/jobset-name=NAME`
-follows, `kubectl delete jobset NAME` deletes. A pod that ends with code 2 (a mistake in the
-command) ends the JobSet; any other failure, preemption included, starts all of it again, and the
-run goes on from its last checkpoint. Needs kubectl, and JobSet in the cluster.
+follows, `kubectl delete jobset NAME` deletes. A pod that ends with code 1 or 2 (a defect, a
+mistake in the command) ends the JobSet; any other failure, preemption included, starts all of it
+again, and the run goes on from its last checkpoint. Needs kubectl, and JobSet in the cluster.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ import yaml
 from mt0_tpu.errors import UserError
 from mt0_tpu.tpu_types import TpuType, tpu_type
 
-# A mistake of the user's: mt0 would say the same again.
-USER_ERROR_CODE = 2
+# A defect and a mistake in the command (docs/pods.md): mt0 would say the same again.
+FINAL_CODES = [1, 2]
 CONTAINER = "mt0"
 
 
@@ -88,7 +88,7 @@ def manifest(words: Sequence[str], settings: Mapping[str, str]) -> dict[str, Any
         "backoffLimit": 0,
         "podFailurePolicy": {"rules": [
             {"action": "FailJob", "onExitCodes": {
-                "containerName": CONTAINER, "operator": "In", "values": [USER_ERROR_CODE]}},
+                "containerName": CONTAINER, "operator": "In", "values": FINAL_CODES}},
         ]},
         "template": _pod(words, settings, kind),
     }  # fmt: skip

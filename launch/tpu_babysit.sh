@@ -23,7 +23,8 @@
 #   ACTIVE                   absent         set up, start
 #   ACTIVE                   running        wait
 #   ACTIVE                   exit 0         done: delete
-#   ACTIVE                   exit 2, 130    a mistake in the command, or Ctrl-C: show, delete, give up
+#   ACTIVE                   exit 1, 2, 130 a defect, a mistake in the command, Ctrl-C: show, delete,
+#                                           give up
 #   ACTIVE                   other, lost    start again; too often in a row: show, delete, give up
 #
 # Ends with 0 when the run is done, else with the run's own code, or 1.
@@ -85,6 +86,10 @@ look() {
 
 # look_after WORD…: one round at an ACTIVE resource.
 look_after() {
+  if [ -n "$half_started" ]; then
+    start_all "$@"
+    return
+  fi
   look
   case $run in
     running)
@@ -94,8 +99,10 @@ look_after() {
     absent)
       unreachable=0
       say "setting $NAME up"
-      if ! set_up || ! start "$@"; then
-        count_error 0 "the workers could not be set up or started" 1
+      if set_up; then
+        start_all "$@"
+      else
+        count_error 0 "the workers could not be set up" 1
       fi
       ;;
     unreachable)
@@ -120,7 +127,7 @@ ended() {
       say "done"
       finish 0
       ;;
-    exit2 | exit130)
+    exit1 | exit2 | exit130)
       say "the run ended with $code, which another try would not change: ${progress:-}"
       finish "$code"
       ;;
@@ -129,7 +136,17 @@ ended() {
   sleep "$POLL_SECONDS"
   [ "$(state)" = ACTIVE ] || return 0
   count_error "$seconds" "the run ended ($run $code) after $((seconds / 60)) min: ${progress:-}" "$code"
-  start "$@" || say "could not start on all workers; once more in the next round"
+  start_all "$@"
+}
+
+# start_all WORD…: on all workers or, in the next round, on all of them anew: those that were started
+# would wait for the others, and end as if the command were at fault.
+start_all() {
+  half_started=
+  start "$@" || {
+    half_started=1
+    count_error 0 "the run could not be started on all workers" 1
+  }
 }
 
 if [ -n "$DRY_RUN" ]; then
@@ -147,13 +164,16 @@ fi
 
 check_gcloud
 CHECKED=1
-unreachable=0 before=
+unreachable=0 before='' half_started=''
 while :; do
   now=$(state)
   [ "$now" = "$before" ] || say "$NAME is $now"
   before=$now
   case $now in
-    NONE) create || count_error 0 "the TPUs could not be asked for" 1 ;;
+    NONE)
+      half_started=
+      create || count_error 0 "the TPUs could not be asked for" 1
+      ;;
     ACTIVE) look_after "$@" ;;
     SUSPENDED)
       say "preempted; creating it again"

@@ -9,7 +9,8 @@ $FAKE_CLOUD is a folder:
 
 Like the real one it hands --command to the worker's shell as one string, with the home as the
 current folder. What the plan may say besides: "slices", "account", "project", "types" (of the
-zone), "create_fails" and "ssh_fails" (how many calls fail at first).
+zone), "create_fails" and "ssh_fails" (how many calls fail at first), "start_fails" (how many
+starts of the run reach the first worker alone).
 """
 
 import json
@@ -108,7 +109,13 @@ def scp(plain, flags, played):
 def ssh(plain, flags, played):
     path = f"{CLOUD / 'worker_bin'}:{os.environ['PATH']}"
     codes = []
-    for home in homes(flags, played):
+    reached = list(homes(flags, played))
+    starts = played["failures"].setdefault("start", 0)
+    if "worker_start" in flags["--command"] and starts < PLAN.get("start_fails", 0):
+        played["failures"]["start"] += 1
+        codes.append(255)
+        del reached[1:]
+    for home in reached:
         # The worker's environment, not the caller's: what is not sent does not arrive.
         environment = {"PATH": path, "HOME": str(home), "FAKE_CLOUD": str(CLOUD)}
         environment |= PLAN.get("worker_environment", {})

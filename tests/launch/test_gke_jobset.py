@@ -66,7 +66,7 @@ def test_failures_start_all_again_but_for_a_users_mistake():
     (rule,) = job(jobset)["podFailurePolicy"]["rules"]
     assert rule == {
         "action": "FailJob",
-        "onExitCodes": {"containerName": "mt0", "operator": "In", "values": [2]},
+        "onExitCodes": {"containerName": "mt0", "operator": "In", "values": [1, 2]},
     }
     assert pod(jobset)["containers"][0]["name"] == "mt0"
 

@@ -38,14 +38,23 @@ def test_waits_runs_survives_a_preemption_and_is_done(cloud):
     assert done.stderr.rstrip().endswith("mt0: done")
 
 
-def test_an_ordinary_error_is_tried_a_few_times_and_given_up(cloud):
-    cloud.plan(lives=[["ACTIVE"]], exits=[1] * 9)
+def test_an_end_that_may_be_mended_is_tried_a_few_times_and_given_up(cloud):
+    cloud.plan(lives=[["ACTIVE"]], exits=[42, 134, 42, 42])
     done = cloud.run("tpu_babysit", *WORDS, RETRIES="2")
-    assert done.returncode == 1
+    assert done.returncode == 42
     assert len(cloud.received()) == 3
-    assert "the run ended (exit 1) after 0 min: mt0 says: step 7 (3 of at most 2" in done.stderr
+    assert "the run ended (exit 134) after 0 min: mt0 says: step 7 (2 of at most 2" in done.stderr
     assert verbs(cloud) == ["create", "scp", "delete"]
     assert done.stdout.count("mt0 says: step 7") == 6  # three starts of two workers
+
+
+def test_a_run_that_started_on_some_workers_is_started_on_all_anew(cloud):
+    # Worker 0, alone, ends as if its command were wrong: the others did not come.
+    cloud.plan(lives=[["ACTIVE"]], exits=[2, 0], start_fails=1)
+    done = cloud.run("tpu_babysit", *WORDS)
+    assert done.returncode == 0, done.stderr
+    assert "could not be started on all workers (1 of at most 3" in done.stderr
+    wait_for(lambda: (cloud.received(worker=0), cloud.received(worker=1)) == ([WORDS] * 2, [WORDS]))
 
 
 def test_every_worker_of_every_slice(cloud):
@@ -60,15 +69,15 @@ def test_every_worker_of_every_slice(cloud):
 
 
 def test_runs_that_lasted_do_not_add_up(cloud):
-    cloud.plan(lives=[["ACTIVE"]], exits=[1, 1, -9, 1, 0])
+    cloud.plan(lives=[["ACTIVE"]], exits=[42, 42, -9, 134, 0])
     done = cloud.run("tpu_babysit", *WORDS, RETRIES="1", EARLY_SECONDS="0")
     assert done.returncode == 0, done.stderr
     assert len(cloud.received()) == 5
     assert "(exit 137)" in done.stderr
 
 
-@pytest.mark.parametrize("code", [2, 130])
-def test_a_users_mistake_is_not_tried_again(cloud, code):
+@pytest.mark.parametrize("code", [1, 2, 130])
+def test_a_mistake_is_not_tried_again(cloud, code):
     cloud.plan(lives=[["ACTIVE"]], exits=[code])
     done = cloud.run("tpu_babysit", *WORDS)
     assert done.returncode == code
