@@ -63,9 +63,10 @@ def test_the_mesh_is_read_off_what_mt0_prints(capsys):
 def test_a_command_that_would_fail_there_fails_here(capsys):
     launch = ["launch", "tpu", "--name=mt0-xl", "--type=v4-64", "--zone=us-central2-b", "--dry_run"]
     train = ["train", "--gin_file=recipes/packed_mt0_xl.gin"]
+    mesh = "--gin.partitioning.PjitPartitioner.fsdp=64"
     for word, said in (
         ("--gin.MODEL_DIRR='x'", "the command fails here already: the command line: nothing reads"),
         ("--gin.MODEL_DIR='x'", "does not divide the 32 devices of 1 x v4-64"),
     ):
-        assert cli.main([*launch, "--", *train, word]) == 2
+        assert cli.main([*launch, "--", *train, mesh, word]) == 2
         assert said in capsys.readouterr().err
