@@ -61,7 +61,8 @@ def write(
       say: takes lines of progress.
       config: the network; None reads it off the weights' own, else off their shapes.
       vocabulary: for the tokenizer's files, mT5's SentencePiece model, or BLOOM's tokenizer.json or
-        the folder it lies in; None leaves these out.
+        the folder it lies in; None leaves these out. Of a SentencePiece model a BLOOM takes the
+        special tokens' ids alone.
       card: for README.md.
       shard_bytes: of tensors in one file at most, an index beside the files where there are
         several; a tensor that is larger has a file of its own.
@@ -84,7 +85,8 @@ def write(
         _write_json(folder / "generation_config.json", dict(sorted(tokens.items())))
         if words is not None:
             _copy_tokenizer(folder, Path(vocabulary))
-        elif vocabulary is not None:
+        # No class of transformers' gives a BLOOM the ids of a SentencePiece model.
+        elif vocabulary is not None and not network.decoder_only:
             _write_tokenizer(folder, Path(vocabulary))
         facts = {
             "Parameters": f"{sum(math.prod(i.shape) for i in weights.tensors().values()):,}",

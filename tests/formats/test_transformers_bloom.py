@@ -18,10 +18,9 @@ from mt0_tpu.models import names
 from mt0_tpu.models.networks import network
 from mt0_tpu.optimizers import AdamW
 from mt0_tpu.schedules import LearningRate
-from mt0_tpu.text_vocabulary import SentencePieceText, TokenizerJsonText, mini_model
+from mt0_tpu.text_vocabulary import TokenizerJsonText
 from tests import byte_level, tiny_run
 from tests.formats.hf_folders import InMemory
-from tests.formats.made import made
 from tests.tiny_bloom import GOLDEN, TINY_BLOOM, load_outputs, load_params
 
 pytestmark = pytest.mark.slow
@@ -167,13 +166,3 @@ def test_the_tokenizer(ask, golden, tmp_path, alone):
     answer, words = ask("tokenize", tmp_path / "hf", texts), TokenizerJsonText(vocabulary)
     assert answer["ids"] == [words.encode(text) for text in texts]
     assert answer["texts"][:-1] == texts[:-1]
-
-
-def test_the_mini_vocabulary(ask, tmp_path):
-    """A run on the mini mixtures: SentencePiece's ids, EOS last, as these mixtures end inputs."""
-    config = dataclasses.replace(TINY_BLOOM, vocab_size=4096, num_layers=1)
-    hf_export.write(made(config), tmp_path / "hf", config=config, vocabulary=mini_model())
-    texts, words = ["Paris", "Tanzania na Uganda = 7"], SentencePieceText(mini_model())
-    answer = ask("tokenize", tmp_path / "hf", texts)
-    assert answer["ids"] == [[*words.encode(text), words.eos_id] for text in texts]
-    assert answer["texts"] == texts
