@@ -31,12 +31,12 @@ from mt0_tpu.schedules import LearningRate
 INPUTS, TARGETS = 256, 64
 
 
-def drawn_batch(rows: int) -> dict[str, np.ndarray]:
+def drawn_batch(rows: int, vocab_size: int) -> dict[str, np.ndarray]:
     """Random tokens, all real, as in benchmarks.train_step."""
     rng = np.random.default_rng(0)
-    targets = rng.integers(2, 250_000, (rows, TARGETS), dtype=np.int32)
+    targets = rng.integers(2, vocab_size, (rows, TARGETS), dtype=np.int32)
     return {
-        "encoder_input_tokens": rng.integers(2, 250_000, (rows, INPUTS), dtype=np.int32),
+        "encoder_input_tokens": rng.integers(2, vocab_size, (rows, INPUTS), dtype=np.int32),
         "decoder_target_tokens": targets,
         "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
         "decoder_loss_weights": np.ones_like(targets),
@@ -49,11 +49,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--devices", type=int, default=2)
+    parser.add_argument("--layers", type=int, help="of each tower, for a smaller network")
+    parser.add_argument("--vocab_size", type=int, default=MT5_SMALL.vocab_size)
     args = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", args.devices)
 
-    model = networks.network(dataclasses.replace(MT5_SMALL, dropout_rate=0.1))
-    optimizer, batch = Adafactor(), drawn_batch(args.rows)
+    layers = args.layers or MT5_SMALL.num_encoder_layers
+    config = dataclasses.replace(
+        MT5_SMALL, dropout_rate=0.1, vocab_size=args.vocab_size, num_encoder_layers=layers,
+        num_decoder_layers=layers,
+    )  # fmt: skip
+    model = networks.network(config)
+    optimizer, batch = Adafactor(), drawn_batch(args.rows, args.vocab_size)
     # One device for the steps: the simulated ones would share the cores.
     alone = partitioning.make_mesh(MeshConfig(data=1), jax.devices()[:1])
     shapes, axes = train_state.abstract_state(model, optimizer)

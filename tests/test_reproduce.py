@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from mt0_tpu import gin_config, losses, reproduce
+from mt0_tpu.data.batches import LoaderState
 from mt0_tpu.errors import UserError
 from mt0_tpu.reproduce import Reproduction
+from mt0_tpu.sick_step import SickStep
 from tests import sick_loss, tiny_run
 
 STEPS = 12
@@ -103,3 +105,13 @@ def test_what_cannot_be_reproduced_is_said(sick_run, tmp_path, capsys):
     folder = str(folders(sick_run)[0])
     assert reproduce.main([folder, "--gin.train/utils.DatasetConfig.seed=7"]) == 2
     assert "not those of the run" in capsys.readouterr().err
+
+
+def test_rows_of_several_processes_are_one_batch_and_a_part_is_none(tmp_path):
+    rows = np.arange(8, dtype=np.int32).reshape(4, 2)
+    for process in range(2):
+        np.savez(tmp_path / f"batch-{process}.npz", x=rows[2 * process : 2 * process + 2])
+    sick = SickStep(3, math.nan, 1.0, LoaderState(), 2, 4, 0, "run")
+    np.testing.assert_array_equal(reproduce._kept_batch(tmp_path, sick)["x"], rows)
+    (tmp_path / "batch-1.npz").unlink()
+    assert reproduce._kept_batch(tmp_path, sick) is None
