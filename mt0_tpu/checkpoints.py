@@ -52,6 +52,8 @@ class CheckpointConfig:
         stays ('accuracy' is best when high, everything else when low). None to keep none.
       max_failed_saves: so many saves in a row may fail while training goes on; one more stops the
         run. The last save of a run must not fail.
+      grace_seconds: when the job is asked to stop, the time until it ends whatever it has
+        saved; None leaves that to whoever asked.
     """
 
     save_every_steps: int = 1000
@@ -59,6 +61,7 @@ class CheckpointConfig:
     keep_every_steps: int | None = None
     keep_best_metric: str | None = None
     max_failed_saves: int = 3
+    grace_seconds: float | None = None
 
     def __post_init__(self):
         for name in ("save_every_steps", "keep_last", "keep_every_steps"):
@@ -69,6 +72,10 @@ class CheckpointConfig:
             raise UserError(
                 f"CheckpointConfig.max_failed_saves is {self.max_failed_saves}; write 0 to stop at "
                 "the first, or more"
+            )
+        if self.grace_seconds is not None and self.grace_seconds <= 0:
+            raise UserError(
+                f"CheckpointConfig.grace_seconds is {self.grace_seconds}; write more than 0 or None"
             )
 
 
@@ -115,6 +122,12 @@ def set_aside_damaged(model_dir: str, say: Callable[[str], None]) -> None:
         aside = folder.with_name(f"{step}.damaged-{time.time_ns()}")
         folder.rename(aside)
         say(f"{folder} lacks {', '.join(lacks)}: it is called {aside.name} now, and not used")
+
+
+def last_saved(model_dir: str | Path) -> str:
+    """Says which checkpoint a run would go on from."""
+    steps = steps_of(model_dir)
+    return f"the last checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
 
 
 def _say(text: str) -> None:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from mt0_tpu import process_flags
+from mt0_tpu import exit_codes, process_flags, stop_signals
 from mt0_tpu.errors import UserError, did_you_mean
 from mt0_tpu.redaction import RedactedStream, show_exception
 
@@ -41,7 +41,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command line and returns the exit code: 2 for a user's mistake, 130 for Ctrl-C.
+    """Runs one command line and returns the exit code, as exit_codes.py lists them.
 
     `mt0 tasks check` has a code of its own for what it found.
     """
@@ -56,17 +56,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _ends(arguments: list[str]) -> int:
     """Dispatches, and turns how that ends into an exit code."""
     try:
-        return _dispatch(arguments)
+        with stop_signals.installed():
+            return _dispatch(arguments)
     except UserError as error:
-        print(f"mt0: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        sentence = " ".join(str(error).split())
+        print(f"mt0: error: {sentence}", file=sys.stderr)
+        return _ended(exit_codes.USER_ERROR, sentence)
+    except stop_signals.Stopped as stopped:
+        print(f"mt0: {stopped.why}", file=sys.stderr)
+        return _ended(stopped.code, stopped.why)
     except KeyboardInterrupt:
         print("mt0: interrupted", file=sys.stderr)
-        return 130
+        return _ended(exit_codes.INTERRUPTED, "interrupted")
     except BrokenPipeError:
         # `mt0 tasks list | head`: the reader has seen enough. Python would complain on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _ended(code: int, why: str) -> int:
+    """Returns the code, once the other processes of a job know it."""
+    if "mt0_tpu.distributed" in sys.modules:
+        from mt0_tpu import distributed
+
+        distributed.leave(code, why)
+    return code
 
 
 def _dispatch(arguments: list[str]) -> int:

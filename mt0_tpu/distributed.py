@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import collections
 import ctypes
 import os
@@ -12,6 +13,8 @@ from typing import Any
 import jax
 
 from mt0_tpu import process_flags, process_settings, roll_call
+from mt0_tpu.maintenance import MaintenanceNews, google_metadata
+from mt0_tpu.peer_watch import PeerWatch
 from mt0_tpu.process_settings import Metadata, ProcessSettings
 from mt0_tpu.roll_call import ProcessesAbsentError
 
@@ -23,6 +26,7 @@ _CONNECT_S = 60
 _LEADER_LINGERS_S = 2.0
 
 _joined = ProcessSettings()
+_watch: PeerWatch | None = None
 _times: collections.Counter[str] = collections.Counter()  # that a barrier's name was used
 
 
@@ -30,13 +34,14 @@ def initialize() -> ProcessSettings:
     """Joins the other processes where there are any; before any device is touched.
 
     Every job calls it; a second call does nothing. Who has to be joined is
-    process_settings.settings' to say, from the environment and the command line.
+    process_settings.settings' to say, from the environment and the command line. From then on
+    the death of one ends all (peer_watch.py).
 
     Raises:
       UserError: settings that contradict each other.
       ProcessesAbsentError: not all came within the time-out; it names them.
     """
-    global _joined
+    global _joined, _watch
     if jax.distributed.is_initialized():
         return _joined
     flags = process_flags.taken_flags()
@@ -48,7 +53,12 @@ def initialize() -> ProcessSettings:
     if os.environ.get("JAX_PLATFORMS", "") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     began = time.monotonic()
-    roll_call.gather(found)
+    connections = roll_call.gather(found)
+    _watch = PeerWatch(found, connections)
+    _watch.start()
+    _say_goodbye_at_the_end()
+    # Its handler of SIGTERM would hide ours, and it knows of no other notice (stop_notice.py).
+    jax.config.update("jax_enable_preemption_service", False)
     left_s = found.initialization_timeout_s - (time.monotonic() - began)
     jax.distributed.initialize(
         coordinator_address=found.coordinator_address,
@@ -62,6 +72,45 @@ def initialize() -> ProcessSettings:
     os.environ[process_settings.ALONE] = "1"
     _joined = found
     return found
+
+
+def watch() -> PeerWatch | None:
+    """Returns what watches over the other processes; None where there are none."""
+    return _watch
+
+
+def leave(code: int, why: str) -> None:
+    """Tells the other processes that this one is about to end; with code 0, that it is done.
+
+    With another code they end too, with the same, and say why. Does nothing in a process alone.
+    """
+    if _watch is not None:
+        _watch.leave(code, why)
+        if code:
+            _leave()
+
+
+def _say_goodbye_at_the_end() -> None:
+    """However the interpreter ends, the others hear of it."""
+    shown = sys.excepthook
+
+    def end(kind, error, traceback) -> None:
+        # Where another process died, the collective in this one failed: the watch knows better.
+        _watch.wait_for_verdict()
+        shown(kind, error, traceback)
+        leave(1, f"{kind.__name__}: {_first_line(error)}")
+
+    sys.excepthook = end
+    atexit.register(leave, 0, "")
+
+
+def platform_news() -> MaintenanceNews | None:
+    """Returns what announces that this machine will stop; None where no platform does."""
+    from jax._src import cloud_tpu_init
+
+    if not cloud_tpu_init.running_in_cloud_tpu_vm or "TPU_SKIP_MDS_QUERY" in os.environ:
+        return None
+    return MaintenanceNews(google_metadata)
 
 
 def _tpu_metadata() -> Metadata | None:

@@ -76,6 +76,11 @@ class EvalOutputs:
                 f"{path} cannot be read ({error!r}); delete it or move it away"
             ) from None
 
+    def has_finished(self, step: int) -> bool:
+        """Whether a step was evaluated to its end, with whatever settings."""
+        known = self._record().get(str(step))
+        return known is not None and known["finished"]
+
     def is_done(self, step: int) -> bool:
         """Whether this job has evaluated a step before.
 

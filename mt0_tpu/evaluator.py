@@ -66,6 +66,7 @@ class Evaluator:
             raise UserError(f"batch_size is {batch_size}; write 1 or more")
         self._data, self._model, self._mesh = data, model, mesh
         self._batch_size, self._vocabulary = batch_size, vocabulary
+        self._point: Callable[[], None] | None = None
         self._rank, self._text = open_eval_tasks(data, self._leader, self._say)
         for task in self._rank:
             _check_rank_task(task, model.vocab_size)
@@ -80,14 +81,25 @@ class Evaluator:
         """The tasks that are evaluated."""
         return [task.name for task in (*self._rank, *self._text)]
 
-    def run(self, params, step: int, source: str, outputs: EvalOutputs, config_text="") -> dict:
+    def run(
+        self,
+        params,
+        step: int,
+        source: str,
+        outputs: EvalOutputs,
+        config_text="",
+        point: Callable[[], None] | None = None,
+    ) -> dict:
         """Evaluates parameters, writes what comes of it and returns the summary.
 
         Args:
           params: of the network, lying on the mesh.
           step: the training step they are of.
           source: what they were read from, for the summary.
+          point: called after each batch, in every process the same number of times; what it
+            raises ends the evaluation.
         """
+        self._point = point
         number = next(_runs)
         distributed.barrier(f"eval ready {number}")
         if self._leader:
@@ -101,8 +113,14 @@ class Evaluator:
         distributed.barrier(f"eval written {number}")
         return summary
 
-    def _progress(self, countdown: Countdown) -> Callable[[int], None] | None:
-        return countdown.update if self._leader else None
+    def _progress(self, countdown: Countdown) -> Callable[[int], None]:
+        def progress(done: int) -> None:
+            if self._leader:
+                countdown.update(done)
+            if self._point:
+                self._point()
+
+        return progress
 
     def _finish(self, countdown: Countdown, count: int) -> None:
         if self._leader:

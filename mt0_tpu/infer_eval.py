@@ -75,10 +75,18 @@ class InferEval:
         """Whether a step is one to evaluate at: every period, and the last."""
         return step % self._period == 0 or step == final_step
 
-    def run(self, params, step: int) -> None:
-        """Evaluates the parameters of a step and says how they did."""
+    def is_done(self, step: int) -> bool:
+        """Whether a step was evaluated to its end, by this process or one before it."""
+        return self._outputs.has_finished(step)
+
+    def run(self, params, step: int, point: Callable[[], None] | None = None) -> None:
+        """Evaluates the parameters of a step and says how they did.
+
+        Args:
+          point: called by every process at the same places; what it raises ends the evaluation.
+        """
         try:
-            summary = self._evaluator.run(params, step, self._model_dir, self._outputs)
+            summary = self._evaluator.run(params, step, self._model_dir, self._outputs, point=point)
         except OSError as error:
             # Where others compute along, one cannot leave in the middle.
             if jax.process_count() > 1:

@@ -3,7 +3,8 @@
 jax.distributed.initialize aborts every process with a stack trace when one does not come, and
 says neither how many came nor which. So process 0 first listens itself at the coordinator's
 address. The others connect and say who they are; when all have come, or time is up, each is
-told; then the port is free again for JAX. Lines of JSON over TCP.
+told; then the port is free again for JAX, and the connections are the watch's (peer_watch.py).
+Lines of JSON over TCP.
 """
 
 from __future__ import annotations
@@ -38,12 +39,18 @@ class ProcessesAbsentError(UserError):
         self.absent = tuple(absent)
 
 
-def gather(settings: ProcessSettings, say: Callable[[str], None] | None = None) -> None:
+def gather(
+    settings: ProcessSettings, say: Callable[[str], None] | None = None
+) -> dict[int, socket.socket]:
     """Returns in every process once all have come.
 
     Args:
       settings: count above 1.
       say: takes lines about who is still absent, in process 0.
+
+    Returns:
+      Open connections by the number of the process at their other end: in process 0 to all
+      others, in these to process 0.
 
     Raises:
       ProcessesAbsentError: after settings.initialization_timeout_s, in each that came.
@@ -51,9 +58,8 @@ def gather(settings: ProcessSettings, say: Callable[[str], None] | None = None) 
     """
     deadline = time.monotonic() + settings.initialization_timeout_s
     if settings.index == 0:
-        _Leader(settings, say or _to_stderr).gather(deadline)
-    else:
-        _follow(settings, deadline)
+        return _Leader(settings, say or _to_stderr).gather(deadline)
+    return {0: _follow(settings, deadline)}
 
 
 def absent_text(settings: ProcessSettings, absent: Iterable[int]) -> str:
@@ -99,7 +105,7 @@ class _Leader:
         self._came: set[int] = set()
         self._refused = 0
 
-    def gather(self, deadline: float) -> None:
+    def gather(self, deadline: float) -> dict[int, socket.socket]:
         listener = _listen(self._settings, deadline)
         with contextlib.ExitStack() as stack:
             stack.callback(self._close)
@@ -109,9 +115,7 @@ class _Leader:
             absent = self._absent()
             if not absent:
                 self._tell({"go": True})
-                # They hang up first: the connections that linger are then theirs, not ours.
-                self._wait_until_gone(time.monotonic() + 5.0)
-                return
+                return self._keep()
             text = _late(self._settings, absent)
             self._tell({"stop": text, "absent": absent})
             self._wait_until_gone(time.monotonic() + 2.0)
@@ -209,6 +213,14 @@ class _Leader:
             self._selector.unregister(guest.connection)
             guest.connection.close()
 
+    def _keep(self) -> dict[int, socket.socket]:
+        """Lets go of those that came, with their connections open, and drops the others."""
+        kept = [guest for guest in self._guests if guest.index is not None]
+        for guest in kept:
+            self._guests.remove(guest)
+            self._selector.unregister(guest.connection)
+        return {guest.index: guest.connection for guest in kept}
+
     def _close(self) -> None:
         for guest in list(self._guests):
             self._drop(guest)
@@ -245,19 +257,22 @@ def _listen(settings: ProcessSettings, deadline: float) -> socket.socket:
 # The others.
 
 
-def _follow(settings: ProcessSettings, deadline: float) -> None:
-    """Calls until process 0 answers, and waits for what it decides."""
+def _follow(settings: ProcessSettings, deadline: float) -> socket.socket:
+    """Calls until process 0 answers, waits for what it decides; returns the connection."""
     address = _host_port(settings.coordinator_address)
     hello = {"mt0": "here", "index": settings.index, "count": settings.count, "who": _who()}
     reason, absent = "no answer", None
     while (left := deadline - time.monotonic()) > 0:
         try:
-            with socket.create_connection(address, timeout=min(left, 10.0)) as connection:
+            with contextlib.ExitStack() as stack:
+                connection = socket.create_connection(address, timeout=min(left, 10.0))
+                stack.enter_context(connection)
                 connection.sendall(json.dumps(hello).encode() + b"\n")
                 heard = _listen_to(connection, deadline + _VERDICT_PATIENCE_S)
                 for said in heard:
                     if said.get("go"):
-                        return
+                        stack.pop_all()
+                        return connection
                     absent = said.get("absent", absent)
                     if "stop" in said:
                         raise _stopped(said)

@@ -40,6 +40,8 @@ from mt0_tpu.optimizers import Adafactor, AdamW
 from mt0_tpu.partitioning import MeshConfig
 from mt0_tpu.schedules import LearningRate
 from mt0_tpu.step_health import HealthConfig, StepHealth
+from mt0_tpu.stop_notice import PointReached, StopNotice
+from mt0_tpu.stop_signals import Stopped
 from mt0_tpu.whole_file import write_whole
 
 
@@ -107,6 +109,7 @@ def train(
 
     Raises:
       UserError: for what can be told before a step is run, and for a loss that is not finite.
+      Stopped: a signal or the platform asked the job to stop; the step it was at is saved.
     """
     began = time.monotonic()
     distributed.initialize()
@@ -170,7 +173,8 @@ def train(
             f"the run is at step {step} and TRAIN_STEPS is {final_step}; TRAIN_STEPS counts from "
             "0, pretraining included: write a larger one, or TRAIN_STEPS_RELATIVE"
         )
-    if step == final_step and start.kind == "resume":
+    owed = _owed(position, int(state.step), train_eval_dataset, infer_eval)
+    if step == final_step and start.kind == "resume" and not owed:
         say(f"nothing to do: {model_dir} is at step {step} already")
         checkpointer.close()
         return TrainSummary(model_dir, step, {}, time.monotonic() - began)
@@ -200,6 +204,10 @@ def train(
     )
     say(f"compiled in {progress.duration(time.monotonic() - compile_began)}")
     distributed.barrier("compiled")
+    notice = StopNotice(
+        distributed.watch(), leader, checkpoint.grace_seconds,
+        lambda: checkpoints.last_saved(model_dir), distributed.platform_news(),
+    ).open()  # fmt: skip
 
     loader = batches.Loader(
         sources,
@@ -223,6 +231,37 @@ def train(
     pending = None
     say(f"training from step {step} to {final_step}: {model_dir}")
 
+    def evaluate_teacher_forced() -> dict[str, float]:
+        metrics = _evaluate(run_eval, state.params, eval_sources, train_eval_dataset,
+                            rows_where, eval_steps)  # fmt: skip
+        if writer:
+            name = train_eval_dataset.mixture_or_task_name[:113]
+            writer.write(step, "eval", metrics, f"training_eval/{name}")
+            say(f"  eval {step}: loss {metrics['loss_per_nonpadding_target_token']:.4f}"
+                f"  accuracy {metrics['accuracy']:.3f}")  # fmt: skip
+        return metrics
+
+    def save(owed: list[str]) -> None:
+        position = {
+            "loader": dataclasses.asdict(loader.state),
+            "metric_sums": log.sums,
+            "metric_steps": log.steps,
+            "base_step": base_step,
+            "health": health.state,
+            "owed": owed,
+        }
+        last = stops_now or step == final_step
+        checkpointer.save(state, position, eval_metrics, last=last)
+
+    stops_now = False
+    try:
+        if "eval" in owed:
+            eval_metrics = evaluate_teacher_forced()
+        if "scores" in owed:
+            infer_eval.run(state.params, step, notice.check)
+    except PointReached:
+        stops_now, final_step = True, step
+
     while step < final_step:
         place, rows = loader.state, next(loader)
         state, sums = run_step(state, to_devices(rows, rows_where))
@@ -234,7 +273,9 @@ def train(
         pending = (step, sums)
 
         logs_now = step % log_every_steps == 0 or step == final_step
-        saves_now = step % checkpoint.save_every_steps == 0 or step == final_step
+        # Every process passes here once a step: all of them stop after the same one.
+        stops_now = notice.reached()
+        saves_now = step % checkpoint.save_every_steps == 0 or step == final_step or stops_now
         evals_now = run_eval is not None and (step % eval_period == 0 or step == final_step)
         scores_now = infer_eval is not None and infer_eval.is_due(step, final_step)
         if logs_now or saves_now or evals_now or scores_now:
@@ -267,25 +308,23 @@ def train(
                 writer.write(step, "train", metrics, "train")
                 say(_log_line(step, final_step, metrics, (final_step - step) * rate))
         compare_replicas(state, step, saves_now)
-        if evals_now:
-            eval_metrics = _evaluate(run_eval, state.params, eval_sources, train_eval_dataset,
-                                     rows_where, eval_steps)  # fmt: skip
-            if writer:
-                name = train_eval_dataset.mixture_or_task_name[:113]
-                writer.write(step, "eval", eval_metrics, f"training_eval/{name}")
-                say(f"  eval {step}: loss {eval_metrics['loss_per_nonpadding_target_token']:.4f}"
-                    f"  accuracy {eval_metrics['accuracy']:.3f}")  # fmt: skip
+        owed = ["scores"] if scores_now else []
+        if evals_now and stops_now:
+            owed.append("eval")
+        elif evals_now:
+            eval_metrics = evaluate_teacher_forced()
         if saves_now:
-            position = {
-                "loader": dataclasses.asdict(loader.state),
-                "metric_sums": log.sums,
-                "metric_steps": log.steps,
-                "base_step": base_step,
-                "health": health.state,
-            }
-            checkpointer.save(state, position, eval_metrics, last=step == final_step)
+            save(owed)
+        if stops_now:
+            break
         if scores_now:  # after the save: a mistake in a metric costs no step
-            infer_eval.run(state.params, step)
+            try:
+                infer_eval.run(state.params, step, notice.check)
+            except PointReached:
+                stops_now = True
+                if not saves_now:
+                    save(owed)
+                break
 
     checkpointer.close()
     loader.close()
@@ -293,6 +332,12 @@ def train(
         infer_eval.close()
     if writer:
         writer.close()
+    notice.close()
+    if stops_now:
+        raise Stopped(
+            f"stopped by {notice.why}, saved after step {step}: the same command goes on from "
+            f"there; {model_dir}", notice.code,
+        )  # fmt: skip
     line.say(f"done: step {step} in {progress.duration(time.monotonic() - began)}; {model_dir}")
     return TrainSummary(model_dir, step, last_metrics, time.monotonic() - began)
 
@@ -341,6 +386,16 @@ def to_devices(batch: dict[str, np.ndarray], where) -> dict[str, jax.Array]:
 
 def _placed(shape: jax.ShapeDtypeStruct, where) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=where)
+
+
+def _owed(position: dict, step: int, eval_dataset, infer_eval: InferEval | None) -> list[str]:
+    """Returns which evaluations of the step resumed from the run before did not come to make."""
+    due = position.get("owed", [])
+    made = {
+        "eval": eval_dataset is None,
+        "scores": infer_eval is None or infer_eval.is_done(step),
+    }
+    return [name for name in due if not made[name]]
 
 
 def _ensure_cached(dataset: DatasetConfig, eval_dataset: DatasetConfig | None, say) -> None:
