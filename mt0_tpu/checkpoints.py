@@ -438,7 +438,9 @@ def restore_params(path: str, model_config, mesh=None):
             lambda _: jax.sharding.SingleDeviceSharding(jax.local_devices()[0]), shapes
         )
     else:
-        where = partitioning.shardings(train_state.parameter_axes(model), shapes, mesh)
+        axes = train_state.parameter_axes(model)
+        partitioning.check_dimensions(axes, shapes, mesh, model_config.num_heads)
+        where = partitioning.shardings(axes, shapes, mesh)
     abstract = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         shapes,

@@ -235,5 +235,7 @@ def drawn_parameters(model: T5Config, seed: int, mesh):
 
     network = T5(model)
     shapes = jax.eval_shape(lambda: train_state.init_params(network, 0))
-    where = partitioning.shardings(train_state.parameter_axes(network), shapes, mesh)
+    axes = train_state.parameter_axes(network)
+    partitioning.check_dimensions(axes, shapes, mesh, model.num_heads)
+    where = partitioning.shardings(axes, shapes, mesh)
     return jax.jit(lambda: train_state.init_params(network, seed), out_shardings=where)()

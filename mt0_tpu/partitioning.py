@@ -11,6 +11,8 @@ import math
 from collections.abc import Sequence
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mt0_tpu.errors import UserError
@@ -86,7 +88,12 @@ class MeshConfig:
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns the mesh with axes replica, data, fsdp, tensor over all devices.
 
-    Raises UserError where the axes do not multiply to the number of devices.
+    TPUs are laid out as their network is: along the axes that talk most, the last ones, devices
+    are neighbours; slices, which the data-centre network joins, differ in `replica` alone.
+
+    Raises:
+      UserError: the axes do not multiply to the number of devices, or slices do not divide
+        `replica`.
     """
     devices = list(jax.devices() if devices is None else devices)
     fixed = config.replica * config.fsdp * config.tensor_ways
@@ -98,11 +105,43 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             "whose product is the number of devices, or data=-1 for the rest"
         )
     shape = (config.replica, data, config.fsdp, config.tensor_ways)
-    # jax.make_mesh now defaults to Explicit axes, under which a gather from a sharded table
-    # needs annotations everywhere; Auto leaves the propagation to the compiler.
-    return jax.make_mesh(
-        shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices
-    )
+    # Meshes now default to Explicit axes, under which a gather from a sharded table needs
+    # annotations everywhere; Auto leaves the propagation to the compiler.
+    types = (AxisType.Auto,) * len(MESH_AXES)
+    return Mesh(_laid_out(devices, shape), MESH_AXES, axis_types=types)
+
+
+def _laid_out(devices: list, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns the devices as an array of that shape."""
+    slices = {getattr(device, "slice_index", 0) for device in devices}
+    replica = shape[0]
+    if len(slices) == 1:
+        return _within_a_slice(devices, shape)
+    if replica % len(slices) == 0:
+        inside = (replica // len(slices), *shape[1:])
+        parts = [
+            _within_a_slice([one for one in devices if one.slice_index == number], inside)
+            for number in sorted(slices)
+        ]
+        if len({part.size for part in parts}) == 1:
+            return np.concatenate(parts)
+    if devices[0].platform == "tpu":
+        raise UserError(
+            f"the devices are {len(slices)} slices, which only the data-centre network joins, and "
+            f"replica is {replica}; write MeshConfig.replica = {len(slices)}, or a multiple: then "
+            "nothing but gradients crosses it"
+        )
+    # What JAX calls a slice of GPUs is a machine; they may share any axis.
+    return _within_a_slice(sorted(devices, key=lambda one: (one.slice_index, one.id)), shape)
+
+
+def _within_a_slice(devices: list, shape: tuple[int, ...]) -> np.ndarray:
+    if devices[0].platform != "tpu":
+        return np.asarray(devices).reshape(shape)
+    try:
+        return mesh_utils.create_device_mesh(shape, devices)
+    except NotImplementedError:  # no axis of the torus is as long as one of ours
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
 
 
 def batch_ways(mesh: Mesh) -> int:
@@ -119,6 +158,36 @@ def check_batch_size(batch_size: int, mesh: Mesh, num_microbatches: int = 1) -> 
             f"BATCH_SIZE {batch_size} does not divide by {batch_ways(mesh)} batch shards of the "
             f"mesh x {num_microbatches} microbatches = {ways}; the nearest that does is {nearest}"
         )
+
+
+def check_dimensions(axes, abstract, mesh: Mesh, num_heads: int | None = None) -> None:
+    """Raises UserError unless the mesh divides every dimension of a network that it is to cut.
+
+    partition_spec leaves such a dimension whole: right, but each device would hold and compute
+    all of it, without a word.
+
+    Args:
+      axes, abstract: trees of the parameters' logical axes and shapes.
+      num_heads: of attention, which may be no parameter's dimension.
+    """
+    found = {("heads", num_heads)} if num_heads else set()
+
+    def look(names, leaf) -> None:
+        found.update(zip(names, leaf.shape, strict=True))
+
+    jax.tree.map(look, axes, abstract, is_leaf=is_axes)
+    targets = {name: target for name, target in LOGICAL_RULES if isinstance(target, str)}
+    wrong = []
+    for name, size in sorted(pair for pair in found if pair[0] in targets):
+        axis = targets[name]
+        if size % mesh.shape[axis]:
+            fitting = [n for n in range(1, min(size, mesh.size) + 1) if size % n == 0]
+            wrong.append(
+                f"{axis}={mesh.shape[axis]} does not divide {name}={size} "
+                f"({', '.join(map(str, fitting[-6:]))} would)"
+            )
+    if wrong:
+        raise UserError(f"the mesh does not fit the network: {'; '.join(wrong)}")
 
 
 def partition_spec(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> PartitionSpec:

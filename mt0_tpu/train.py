@@ -138,6 +138,7 @@ def train(
     checkpoints.check_network(start, model)
     network = networks.network(model)
     shapes, axes = train_state.abstract_state(network, optimizer)
+    partitioning.check_dimensions(axes.params, shapes.params, device_mesh, model.num_heads)
     checkpoints.check_model_dir(model_dir, checkpoints.state_bytes(shapes))
 
     # Data: cached by a child process where it is missing, so that TensorFlow stays out of here.

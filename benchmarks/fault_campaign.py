@@ -1,0 +1,492 @@
+"""Kills a job at random moments, starts it again, and counts what was lost.
+
+    JAX_PLATFORMS=cpu python -m benchmarks.fault_campaign --kills 100 --seed 0
+
+Tiny runs of one and of two processes, killed by SIGKILL at start, in a step, during a save,
+in an evaluation and at the end; `mt0 cache`, and evaluation and inference jobs, at any time.
+After each kill the same command runs again; finished, its metrics, parameters, batches and
+files must equal those of a run that nobody disturbed. Places and delays follow from the seed;
+the place counted is where the process was when the kill came.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import collections
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from mt0_tpu import checkpoints, evaluate, infer, partitioning
+from mt0_tpu.exit_codes import REQUEUE
+from mt0_tpu.formats import own_run
+from tests import marked_run, tiny_run
+from tests.marked_run import EVAL, EXIT, SAVE, START, STEP
+from tests.tiny import TINY
+
+STEPS = 18
+PLACES = (START, STEP, STEP, SAVE, SAVE, EVAL, EXIT)
+_PATIENCE_S = 180.0
+
+
+class Child:
+    """A forked process: JAX is imported once for all of them, and started in none before."""
+
+    def __init__(self, work: Callable[[], object], environment: dict[str, str], errors: Path):
+        sys.stdout.flush()
+        self.code: int | None = None
+        self.errors = errors
+        self.pid = os.fork()
+        if not self.pid:
+            os.environ.update(environment)
+            self._run(work)
+
+    def _run(self, work) -> None:
+        code = 1
+        try:
+            with self.errors.open("w") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+            work()
+            code = 0
+        except SystemExit as error:
+            code = int(error.code or 0)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            atexit._run_exitfuncs()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def poll(self) -> int | None:
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.code = os.waitstatus_to_exitcode(status)
+        return self.code
+
+    def wait(self, timeout_s: float = _PATIENCE_S) -> int | None:
+        deadline = time.monotonic() + timeout_s
+        while self.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        return self.code
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait()
+
+
+class Tally:
+    """What the campaign found."""
+
+    def __init__(self):
+        self.kills: collections.Counter[str] = collections.Counter()
+        self.runs = 0
+        self.lost_steps: list[int] = []
+        self.wrong: collections.Counter[str] = collections.Counter()
+        self.stop_s: list[float] = []
+        self.codes: collections.Counter[int] = collections.Counter()
+
+    def lines(self, seconds: float) -> list[str]:
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        cpu = sum(one.ru_utime + one.ru_stime for one in used)
+        lost, stops = self.lost_steps or [0], self.stop_s or [0.0]
+        wrong = ("repeated or lost examples", "corrupt checkpoints", "metrics that differ",
+                 "parameters that differ", "files that differ", "processes that hung",
+                 "ends without a sentence", "restarts that failed")  # fmt: skip
+        return [
+            f"kills {sum(self.kills.values())}, runs finished {self.runs}",
+            *(f"  {place:<24} {count:>4}" for place, count in sorted(self.kills.items())),
+            f"steps done again after a kill: mean {np.mean(lost):.2f}, most {max(lost)}",
+            f"time until the other process ended: median {np.median(stops):.2f} s, "
+            f"most {max(stops):.2f} s ({len(self.stop_s)} kills); codes {dict(self.codes)}",
+            *(f"{name}: {self.wrong[name]}" for name in wrong),
+            f"{seconds:.0f} s, {cpu:.0f} CPU-s",
+        ]
+
+
+def environment_of(index: int, count: int, port: int) -> dict[str, str]:
+    """Returns the variables that make a process number `index` of a job."""
+    if count == 1:
+        return {}
+    return {
+        "MT0_COORDINATOR": f"127.0.0.1:{port}", "MT0_NUM_PROCESSES": str(count),
+        "MT0_PROCESS_ID": str(index),
+    }  # fmt: skip
+
+
+def free_port() -> int:
+    """Returns a port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+class TrainingJob:
+    """A run folder, its processes, and what each of them has left behind."""
+
+    def __init__(self, folder: Path, cache: Path, count: int):
+        self.folder, self.cache, self.count = folder, cache, count
+        self.model_dir = folder / "run"
+        folder.mkdir(parents=True)
+
+    def start(self) -> list[Child]:
+        port = free_port()
+        children = []
+        for index in range(self.count):
+            (self.folder / f"marks{index}").unlink(missing_ok=True)
+            (self.folder / f"batches{index}").unlink(missing_ok=True)
+            arguments = (
+                str(self.model_dir), str(self.cache), STEPS, self.folder / f"marks{index}",
+                self.folder / f"batches{index}",
+            )  # fmt: skip
+            children.append(
+                Child(
+                    lambda arguments=arguments: marked_run.run(*arguments),
+                    environment_of(index, self.count, port),
+                    self.folder / f"errors{index}",
+                )
+            )
+        return children
+
+    def place(self) -> tuple[bytes, int]:
+        return marked_run.read(self.folder / "marks0")
+
+    def saving(self) -> bool:
+        folder = self.model_dir / checkpoints.FOLDER
+        return folder.is_dir() and any("tmp" in name for name in os.listdir(folder))
+
+    def batches(self, index: int) -> list[str]:
+        """The whole lines of a process's record of this start."""
+        path = self.folder / f"batches{index}"
+        text = path.read_text() if path.exists() else ""
+        return text[: text.rfind("\n") + 1].splitlines()
+
+    def metrics(self) -> list:
+        """metrics.jsonl without what a clock decides."""
+        found = []
+        for line in map(json.loads, (self.model_dir / "metrics.jsonl").read_text().splitlines()):
+            kept = {name: v for name, v in line["metrics"].items() if "timing" not in name}
+            found.append((line["step"], line["split"], kept))
+        return found
+
+
+def numbers_of(folder: Path) -> dict[str, np.ndarray]:
+    """Every tensor of a checkpoint, the optimizer's included, read without JAX."""
+    weights = own_run.open_weights(folder)
+    found = {name: weights.read(name) for name in weights.tensors()}
+    return found | {name: weights.read_state(name) for name in weights.state_tensors()}
+
+
+def in_a_child(work: Callable[[], object], folder: Path) -> bool:
+    """Runs what starts JAX away from here, where it must not start; whether it succeeded."""
+    return Child(work, {}, folder / "errors-check").wait() == 0
+
+
+def save_numbers(job: TrainingJob) -> None:
+    """Writes what a job came to where the campaign can compare it."""
+    np.savez(job.folder / "numbers.npz", **numbers_of(job.model_dir))
+
+
+def check_checkpoints(job: TrainingJob) -> None:
+    """Reads all of every checkpoint there is; fails where one is not whole."""
+    for step in checkpoints.steps_of(job.model_dir):
+        folder = job.model_dir / checkpoints.FOLDER / str(step)
+        numbers_of(folder)
+        json.loads((folder / "position" / "metadata").read_text())
+
+
+def wait_for(place: bytes, job: TrainingJob, children: list[Child], rng: random.Random) -> bool:
+    """Returns at a moment of the kind asked for; False where the processes ended first."""
+    if place == START:
+        deadline = time.monotonic() + rng.uniform(0.0, 3.0)
+        while time.monotonic() < deadline:
+            if any(child.poll() is not None for child in children):
+                return False
+            time.sleep(0.002)
+        return True
+    target, delay = rng.randint(1, 9), rng.uniform(0.0, 0.05)
+    deadline = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline:
+        if all(child.poll() is not None for child in children):
+            return False
+        here, step = job.place()
+        arrived = {
+            STEP: here == STEP and step >= target,
+            SAVE: job.saving(),
+            EVAL: here == EVAL,
+            EXIT: here == EXIT,
+        }[place]
+        if arrived:
+            time.sleep(delay)
+            return all(child.poll() is None for child in children)
+        time.sleep(0.001)
+    return False
+
+
+def train_with_kills(
+    folder: Path, cache: Path, reference: TrainingJob, kills: int, rng: random.Random, tally: Tally
+) -> None:
+    """Kills training jobs until there were so many kills, and lets the last one finish."""
+    number, done = 0, 0
+    while done < kills:
+        job = TrainingJob(folder / f"job{number}", cache, reference.count)
+        number += 1
+        while True:
+            before = (checkpoints.steps_of(job.model_dir) or [0])[-1]
+            children = job.start()
+            if done < kills and wait_for(rng.choice(PLACES), job, children, rng):
+                done += kill_one(job, children, before, reference, rng, tally)
+                continue
+            if finished(job, children, before, reference, tally):
+                break
+            if job.model_dir.exists() and tally.wrong["restarts that failed"] > 5:
+                return
+        shutil.rmtree(job.folder)
+
+
+def kill_one(job, children, before, reference, rng, tally) -> bool:
+    """Kills one of the processes and looks at what it left; False where it had ended."""
+    victim = rng.choice(children)
+    place, _ = job.place()
+    saving = job.saving()
+    victim.kill()
+    if victim.code != -signal.SIGKILL:
+        for child in children:
+            child.wait()
+        return False
+    began = time.monotonic()
+    for child in [child for child in children if child is not victim]:
+        code = child.wait(60.0)
+        if code is None:
+            tally.wrong["processes that hung"] += 1
+            child.kill()
+            continue
+        tally.stop_s.append(time.monotonic() - began)
+        tally.codes[code] += 1
+        if "has died" not in child.errors.read_text() or code != REQUEUE:
+            tally.wrong["ends without a sentence"] += 1
+            print(f"code {code}: {child.errors.read_text()[-2000:]}", flush=True)
+    where = "async save" if saving and place != SAVE else place.decode()
+    tally.kills[f"{len(children)} process{'es' * (len(children) > 1)}: {where}"] += 1
+    if not in_a_child(lambda: check_checkpoints(job), job.folder):
+        tally.wrong["corrupt checkpoints"] += 1
+    ran = check_batches(job, before, reference, tally)
+    kept = (checkpoints.steps_of(job.model_dir) or [0])[-1]
+    tally.lost_steps.append(max(0, before + ran - kept))
+    return True
+
+
+def check_batches(job, before: int, reference: TrainingJob, tally: Tally) -> int:
+    """Compares what was taken since step `before` to the undisturbed stream; returns how many."""
+    most = 0
+    for index in range(job.count):
+        taken = job.batches(index)
+        # A loader hands out what comes next; what it had prefetched is not counted.
+        if taken != reference.batches(index)[before : before + len(taken)]:
+            tally.wrong["repeated or lost examples"] += 1
+        most = max(most, len(taken))
+    return most
+
+
+def finished(job, children, before, reference: TrainingJob, tally: Tally) -> bool:
+    """Waits for an undisturbed end and compares everything; False where it failed."""
+    codes = [child.wait() for child in children]
+    if any(codes):
+        tally.wrong["restarts that failed"] += 1
+        print(f"codes {codes}: {children[0].errors.read_text()[-2000:]}", flush=True)
+        for child in children:
+            child.kill()
+        return False
+    tally.runs += 1
+    check_batches(job, before, reference, tally)
+    tally.wrong["metrics that differ"] += job.metrics() != reference.metrics()
+    in_a_child(lambda: save_numbers(job), job.folder)
+    same = (job.folder / "numbers.npz").exists() and all(
+        np.array_equal(one, other)
+        for one, other in zip(
+            np.load(job.folder / "numbers.npz").values(),
+            np.load(reference.folder / "numbers.npz").values(),
+            strict=True,
+        )
+    )
+    tally.wrong["parameters that differ"] += not same
+    return True
+
+
+# Jobs of one process that are killed at any time: evaluation and inference, and `mt0 cache`.
+
+
+def write_quizzes(root: Path) -> None:
+    """A small rank task, cached by hand."""
+    from tests.test_evaluate import GROUPS, write_task
+
+    rng = np.random.default_rng(0)
+    ids = lambda most: [*rng.integers(3, 250, rng.integers(2, most)).tolist(), 1]  # noqa: E731
+    examples = [{"inputs": ids(12), "choices": [ids(5), ids(5)]} for _ in range(64)]
+    for name in GROUPS:
+        write_task(root, name, examples, [0] * len(examples))
+    tasks = [{"name": name, "rate": 1.0, "splits": ["validation"]} for name in GROUPS]
+    content = {"name": "quizzes", "tasks": tasks, "definition_files": {}, "module": None}
+    (root / "quizzes.mixture.json").write_text(json.dumps(content))
+
+
+def evaluate_job(out: Path, cache: Path) -> None:
+    """Scores a drawn network; results of a killed evaluation are replaced."""
+    evaluate.evaluate(
+        str(out), TINY, untrained=True, cache_dir=str(cache), mixture_or_task_name="quizzes",
+        batch_size=4,
+    )  # fmt: skip
+
+
+def infer_job(out: Path, inputs: Path) -> None:
+    """Answers a file of inputs, writing after each batch."""
+    params = evaluate.drawn_parameters(TINY, 0, partitioning.make_mesh(partitioning.MeshConfig()))
+    infer.infer(
+        str(out), TINY, "drawn", str(inputs), {"inputs": 24, "targets": 6}, "byt5",
+        params=params, batch_size=4, checkpoint_period=1,
+    )  # fmt: skip
+
+
+def cache_command(root: Path) -> list[str]:
+    """A mixture of many small tasks."""
+    return [sys.executable, "-m", "mt0_tpu", "cache", "--mixture", "mini_eval",
+            "--cache_dir", str(root), "--num_processes", "1"]  # fmt: skip
+
+
+class Command(Child):
+    """A command line instead of a function."""
+
+    def __init__(self, command: list[str], errors: Path):
+        super().__init__(lambda: os.execv(command[0], command), {}, errors)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Every file's bytes, without clocks and TensorBoard's events."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and "tfevents" not in path.name:
+            found[str(path.relative_to(folder))] = path.read_bytes()
+    return found
+
+
+def kill_any_time(
+    name: str,
+    start: Callable[[Path], Child],
+    folder: Path,
+    kills: int,
+    rng: random.Random,
+    tally: Tally,
+    shown: Callable[[Path], dict] = files_of,
+) -> None:
+    """Kills a job within the time it takes undisturbed, until it has come through."""
+    undisturbed = folder / f"{name}-undisturbed"
+    undisturbed.mkdir(parents=True)
+    began = time.monotonic()
+    if start(undisturbed).wait() != 0:
+        tally.wrong["restarts that failed"] += 1
+        return
+    takes_s = time.monotonic() - began
+    wanted = shown(undisturbed)
+    done = number = 0
+    while done < kills:
+        out = folder / f"{name}-{number}"
+        out.mkdir()
+        number += 1
+        while True:
+            child = start(out)
+            # Where nothing is written yet a kill proves little.
+            moment = time.monotonic() + takes_s * rng.uniform(0.3, 1.0)
+            while done < kills and time.monotonic() < moment and child.poll() is None:
+                time.sleep(0.001)
+            if done < kills and child.poll() is None:
+                child.kill()
+                done += 1
+                tally.kills[name] += 1
+                continue
+            break
+        if child.wait() != 0:
+            tally.wrong["restarts that failed"] += 1
+            print(f"{name}: {child.errors.read_text()[-2000:]}", flush=True)
+        tally.runs += 1
+        tally.wrong["files that differ"] += shown(out) != wanted
+        shutil.rmtree(out)
+
+
+def scores_of(folder: Path) -> dict:
+    """rank.jsonl and the lines of each task."""
+    return {
+        name: [json.loads(line) for line in text.splitlines()]
+        for name, text in files_of(folder).items()
+        if name.endswith(".jsonl")
+    }
+
+
+def campaign(kills: int, seed: int, root: Path, caches: bool = True) -> Tally:
+    """Spends about half of the kills on runs of one process, a third on runs of two."""
+    rng, tally = random.Random(seed), Tally()
+    cache = root / "cache"
+    tiny_run.write_tiny_cache(cache)
+    write_quizzes(cache)
+    inputs = root / "asked.jsonl"
+    lines = [{"inputs": f"question {n}"} for n in range(64)]
+    inputs.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    share = {"cache": kills // 12 if caches else 0, "eval": kills // 12, "infer": kills // 12}
+    of_two = kills // 3
+    of_one = kills - of_two - sum(share.values())
+    for count, its_kills in ((1, of_one), (2, of_two)):
+        reference = TrainingJob(root / f"undisturbed{count}", cache, count)
+        codes = [child.wait() for child in reference.start()]
+        assert not any(codes), (reference.folder / "errors0").read_text()
+        assert in_a_child(lambda job=reference: save_numbers(job), reference.folder)
+        train_with_kills(root / f"jobs{count}", cache, reference, its_kills, rng, tally)
+        print("\n".join(["", *tally.lines(0.0)]), flush=True)
+    errors = root / "errors"
+    starts = {
+        "infer": lambda out: Child(lambda: infer_job(out, inputs), {}, errors),
+        "eval": lambda out: Child(lambda: evaluate_job(out, cache), {}, errors),
+        "cache": lambda out: Command(cache_command(out), errors),
+    }
+    for name, start in starts.items():
+        if share[name]:
+            shown = scores_of if name == "eval" else files_of
+            kill_any_time(name, start, root / name, share[name], rng, tally, shown)
+    return tally
+
+
+def main() -> None:
+    """Prints what became of the kills; code 1 where anything was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no_cache", action="store_true", help="leaves `mt0 cache` out")
+    flags = parser.parse_args()
+    began = time.monotonic()
+    # Not a TemporaryDirectory, which the exit of each forked process would delete.
+    folder = tempfile.mkdtemp(prefix="faults-")
+    try:
+        jax.config.update("jax_compilation_cache_dir", f"{folder}/compiled")
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        tally = campaign(flags.kills, flags.seed, Path(folder), not flags.no_cache)
+    finally:
+        shutil.rmtree(folder)
+    print("\n".join(["", *tally.lines(time.monotonic() - began)]), flush=True)
+    sys.exit(1 if sum(tally.wrong.values()) else 0)
+
+
+if __name__ == "__main__":
+    main()
