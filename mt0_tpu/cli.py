@@ -356,8 +356,9 @@ def _beam(flags: argparse.Namespace) -> dict | None:
 
 def _run_cache(flags: argparse.Namespace) -> None:
     from mt0_tpu import process_settings
-    from mt0_tpu.data import cache
+    from mt0_tpu.data import cache, cache_child
 
+    cache_child.end_with_parent()
     process_settings.refuse_several(
         "`mt0 cache`", "start it once (`srun --ntasks=1 mt0 cache …`: it uses every core)"
     )

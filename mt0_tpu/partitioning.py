@@ -26,6 +26,7 @@ BATCH_AXES = ("replica", "data", "fsdp")
 # parameter [embed, mlp] is cut along both.
 LOGICAL_RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
     ("batch", BATCH_AXES),
+    ("replica", "replica"),
     ("vocab", "tensor"),
     ("mlp", "tensor"),
     ("heads", "tensor"),

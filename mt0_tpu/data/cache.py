@@ -10,14 +10,12 @@ import contextlib
 import errno
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mt0_tpu.data import cache_shards, definition_files
+from mt0_tpu.data import cache_child, cache_shards, definition_files
 from mt0_tpu.data.cache_folder import finish, write_json
 from mt0_tpu.data.cache_progress import CacheProgress, table
 from mt0_tpu.data.dataset_config import DatasetConfig, cache_path, remote_url
@@ -145,7 +143,7 @@ def ensure_cached(
         command += ["--module", config.module]
     if config.data_dir:
         command += ["--data_dir", config.data_dir]
-    _run_child(command, progress)
+    cache_child.run(command, progress)
 
 
 def ensure_mixtures(names: Sequence[str], cache_dir: str, progress: Callable[[str], None]) -> None:
@@ -158,7 +156,7 @@ def ensure_mixtures(names: Sequence[str], cache_dir: str, progress: Callable[[st
     command = [sys.executable, "-m", "mt0_tpu", "cache", "--cache_dir", str(root)]
     for name in missing:
         command += ["--mixture", name]
-    _run_child(command, progress)
+    cache_child.run(command, progress)
 
 
 def _why_not_cached(
@@ -183,33 +181,6 @@ def _why_not_cached(
 
 def _cached_names(root: Path) -> list[str]:
     return [path.name.removesuffix(".mixture.json") for path in root.glob("*.mixture.json")]
-
-
-def _run_child(command: list[str], progress: Callable[[str], None]) -> None:
-    package = str(Path(__file__).resolve().parents[2])
-    paths = [package, *(path or os.getcwd() for path in sys.path)]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
-        "PYTHONUNBUFFERED": "1",  # progress as it happens
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        # The accelerator belongs to the trainer.
-        "JAX_PLATFORMS": "cpu",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
-        ) as child:
-            for line in child.stdout:
-                progress(line.rstrip())
-        if child.returncode:
-            errors.seek(0)
-            lines = [line.strip() for line in errors if line.strip()]
-            said = lines[-1] if lines else f"it ended with code {child.returncode}"
-            if said.startswith("mt0: error: "):  # written for a user already
-                raise UserError(said.removeprefix("mt0: error: "))
-            raise UserError(f"caching failed: {said} (`{' '.join(command[1:])}`)")
 
 
 def _is_cached(root, task, split, prints, mixture, overwrite) -> bool:

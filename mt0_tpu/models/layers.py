@@ -266,7 +266,14 @@ class MLP(nn.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _gather_rows(shape: tuple[int, int], dtype: jnp.dtype, table_VD, tokens):
-    return jnp.take(table_VD, tokens, axis=0, mode="fill", fill_value=jnp.nan)
+    replicas = _replicas(tokens.shape[0])
+    if replicas == 1:
+        return jnp.take(table_VD, tokens, axis=0, mode="fill", fill_value=jnp.nan)
+    # As below: else vectors may be gathered from all slices.
+    tokens_RN = _by_replica(tokens, replicas, ())
+    vectors_RND = jnp.take(table_VD, tokens_RN, axis=0, mode="fill", fill_value=jnp.nan)
+    vectors_RND = constrain(vectors_RND, "replica", None, "embed")
+    return vectors_RND.reshape(*tokens.shape, shape[1])
 
 
 def _gather_forward(shape, dtype, table_VD, tokens):
@@ -276,8 +283,34 @@ def _gather_forward(shape, dtype, table_VD, tokens):
 def _gather_backward(shape, dtype, tokens, vectors):
     # The zeros wait for the vectors: made at the start of the step, they would lie through all
     # of it, half a gigabyte for mT5-small.
-    vectors, zeros = jax.lax.optimization_barrier((vectors, jnp.zeros(shape, dtype)))
-    return zeros.at[tokens].add(vectors, mode="drop"), None
+    replicas = _replicas(tokens.shape[0])
+    if replicas == 1:
+        vectors, zeros = jax.lax.optimization_barrier((vectors, jnp.zeros(shape, dtype)))
+        return zeros.at[tokens].add(vectors, mode="drop"), None
+    # Left to itself XLA gathers the vectors of the whole batch to all slices. Here each slice
+    # adds up its own rows (R), and the sum over slices is all that crosses between them.
+    tokens_RN = _by_replica(tokens, replicas, ())
+    vectors_RND = _by_replica(vectors, replicas, ("embed",))
+    zeros_RVD = jnp.zeros((replicas, *shape), dtype)
+    vectors_RND, zeros_RVD = jax.lax.optimization_barrier((vectors_RND, zeros_RVD))
+    zeros_RVD = constrain(zeros_RVD, "replica", "vocab", "embed")
+    sums_RVD = jax.vmap(lambda zeros, ids, rows: zeros.at[ids].add(rows, mode="drop"))(
+        zeros_RVD, tokens_RN, vectors_RND
+    )
+    sums_RVD = constrain(sums_RVD, "replica", "vocab", "embed")
+    return sums_RVD.sum(axis=0), None
+
+
+def _replicas(num_rows: int) -> int:
+    """Returns the ways that the mesh's replica axis cuts a batch of so many rows."""
+    ways = jax.sharding.get_abstract_mesh().shape.get("replica", 1)
+    return ways if num_rows % ways == 0 else 1
+
+
+def _by_replica(x: jax.Array, replicas: int, last: tuple[str, ...]) -> jax.Array:
+    """[B, ..., D] -> [R, N, D], or [B, ...] -> [R, N]; rows of a batch lie replica by replica."""
+    x = x.reshape(replicas, -1, *x.shape[x.ndim - len(last) :])
+    return constrain(x, "replica", None, *last)
 
 
 _gather_rows.defvjp(_gather_forward, _gather_backward)

@@ -391,7 +391,9 @@ def test_a_folder_without_info_is_not_taken_for_a_cache(tmp_path):
 
 def test_ensure_cached_runs_a_child_only_when_needed(tmp_path, monkeypatch):
     commands, said = [], []
-    monkeypatch.setattr(cache, "_run_child", lambda command, progress: commands.append(command))
+    monkeypatch.setattr(
+        cache.cache_child, "run", lambda command, progress: commands.append(command)
+    )
     name = add()
     config = DatasetConfig(name, {"inputs": 8, "targets": 8}, cache_dir=str(tmp_path), module="m")
     ensure_cached(config, said.append)

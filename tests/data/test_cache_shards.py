@@ -255,7 +255,9 @@ def test_a_changed_file_is_noticed_without_reading_it(tmp_path, monkeypatch):
     from mt0_tpu.data import cache
 
     commands, said = [], []
-    monkeypatch.setattr(cache, "_run_child", lambda command, progress: commands.append(command))
+    monkeypatch.setattr(
+        cache.cache_child, "run", lambda command, progress: commands.append(command)
+    )
     ensure_cached(config, said.append)
     assert not commands
     with path.open("a") as file:

@@ -86,7 +86,9 @@ def test_a_loader_reads_a_remote_folder(local, url):
 
 def test_what_is_missing_is_cached_and_published_by_the_child(local, url, monkeypatch):
     commands = []
-    monkeypatch.setattr(cache, "_run_child", lambda command, progress: commands.append(command))
+    monkeypatch.setattr(
+        cache.cache_child, "run", lambda command, progress: commands.append(command)
+    )
     config = DatasetConfig("mix", {"inputs": 4, "targets": 4}, cache_dir=url)
     cache.ensure_cached(config, quiet)
     assert commands[0][commands[0].index("--cache_dir") + 1] == url
