@@ -24,7 +24,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -154,9 +154,15 @@ class TrainingJob:
                 str(self.model_dir), str(self.cache), STEPS, self.folder / f"marks{index}",
                 self.folder / f"batches{index}",
             )  # fmt: skip
+            programs = self.cache.parent / f"programs{self.count}"
+
+            def work(arguments=arguments, programs=programs) -> None:
+                marked_run.keep_programs(programs)
+                marked_run.run(*arguments)
+
             children.append(
                 Child(
-                    lambda arguments=arguments: marked_run.run(*arguments),
+                    work,
                     environment_of(index, self.count, port),
                     self.folder / f"errors{index}",
                 )
@@ -234,7 +240,7 @@ def wait_for(place: bytes, job: TrainingJob, children: list[Child], rng: random.
         if arrived:
             time.sleep(delay)
             return all(child.poll() is None for child in children)
-        time.sleep(0.001)
+        time.sleep(0.003)
     return False
 
 
@@ -436,8 +442,13 @@ def scores_of(folder: Path) -> dict:
     }
 
 
-def campaign(kills: int, seed: int, root: Path, caches: bool = True) -> Tally:
-    """Spends about half of the kills on runs of one process, a third on runs of two."""
+PARTS = ("one", "two", "jobs")
+
+
+def campaign(
+    kills: int, seed: int, root: Path, parts: Sequence[str] = PARTS, caches: bool = True
+) -> Tally:
+    """Spends about two fifths of the kills on runs of one process, a third on runs of two."""
     rng, tally = random.Random(seed), Tally()
     cache = root / "cache"
     tiny_run.write_tiny_cache(cache)
@@ -448,7 +459,9 @@ def campaign(kills: int, seed: int, root: Path, caches: bool = True) -> Tally:
     share = {"cache": kills // 12 if caches else 0, "eval": kills // 12, "infer": kills // 12}
     of_two = kills // 3
     of_one = kills - of_two - sum(share.values())
-    for count, its_kills in ((1, of_one), (2, of_two)):
+    for part, count, its_kills in (("one", 1, of_one), ("two", 2, of_two)):
+        if part not in parts:
+            continue
         reference = TrainingJob(root / f"undisturbed{count}", cache, count)
         codes = [child.wait() for child in reference.start()]
         assert not any(codes), (reference.folder / "errors0").read_text()
@@ -462,7 +475,7 @@ def campaign(kills: int, seed: int, root: Path, caches: bool = True) -> Tally:
         "cache": lambda out: Command(cache_command(out), errors),
     }
     for name, start in starts.items():
-        if share[name]:
+        if share[name] and "jobs" in parts:
             shown = scores_of if name == "eval" else files_of
             kill_any_time(name, start, root / name, share[name], rng, tally, shown)
     return tally
@@ -473,6 +486,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS, help="of the kills; all by default"
+    )
     parser.add_argument("--no_cache", action="store_true", help="leaves `mt0 cache` out")
     flags = parser.parse_args()
     began = time.monotonic()
@@ -481,7 +497,7 @@ def main() -> None:
     try:
         jax.config.update("jax_compilation_cache_dir", f"{folder}/compiled")
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        tally = campaign(flags.kills, flags.seed, Path(folder), not flags.no_cache)
+        tally = campaign(flags.kills, flags.seed, Path(folder), flags.parts, not flags.no_cache)
     finally:
         shutil.rmtree(folder)
     print("\n".join(["", *tally.lines(time.monotonic() - began)]), flush=True)

@@ -6,10 +6,13 @@ Used by tests and by benchmarks/fault_campaign.py, in a process of its own.
 from __future__ import annotations
 
 import mmap
+import pickle
 import zlib
 from pathlib import Path
 
+import jax
 import numpy as np
+from jax.experimental import serialize_executable
 
 from mt0_tpu import checkpoints, train
 from mt0_tpu.data import batches
@@ -24,6 +27,34 @@ def read(path: Path) -> tuple[bytes, int]:
     """Returns (what the process does, how many batches it has taken since its start)."""
     words = path.read_bytes().split() if path.exists() else []
     return (words[0], int(words[1])) if len(words) == 2 else (START, 0)
+
+
+def keep_programs(folder: Path) -> None:
+    """Compiled programs are read back from a folder: tracing is most of what a start costs.
+
+    Call it in a process of its own. The keys are the functions' names and the process's number,
+    so one folder serves one configuration.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def kept(compile_step):
+        def compiled(*arguments):
+            path = folder / f"{compile_step.__name__}-{jax.process_index()}"
+            if path.exists():
+                return serialize_executable.deserialize_and_load(*pickle.loads(path.read_bytes()))
+            # What the persistent cache gives back cannot be written again.
+            jax.config.update("jax_enable_compilation_cache", False)
+            program = compile_step(*arguments)
+            jax.config.update("jax_enable_compilation_cache", True)
+            whole = path.with_suffix(".tmp")
+            whole.write_bytes(pickle.dumps(serialize_executable.serialize(program)))
+            whole.rename(path)
+            return program
+
+        return compiled
+
+    train.steps.compile_train_step = kept(train.steps.compile_train_step)
+    train.steps.compile_eval_step = kept(train.steps.compile_eval_step)
 
 
 class Marks:
