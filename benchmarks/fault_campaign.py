@@ -101,6 +101,10 @@ class Tally:
         self.stop_s: list[float] = []
         self.codes: collections.Counter[int] = collections.Counter()
 
+    def killed(self, place: str) -> None:
+        self.kills[place] += 1
+        print(f"kill {sum(self.kills.values())}: {place}", flush=True)
+
     def lines(self, seconds: float) -> list[str]:
         used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         cpu = sum(one.ru_utime + one.ru_stime for one in used)
@@ -288,7 +292,7 @@ def kill_one(job, children, before, reference, rng, tally) -> bool:
             tally.wrong["ends without a sentence"] += 1
             print(f"code {code}: {child.errors.read_text()[-2000:]}", flush=True)
     where = "async save" if saving and place != SAVE else place.decode()
-    tally.kills[f"{len(children)} process{'es' * (len(children) > 1)}: {where}"] += 1
+    tally.killed(f"{len(children)} process{'es' * (len(children) > 1)}: {where}")
     if not in_a_child(lambda: check_checkpoints(job), job.folder):
         tally.wrong["corrupt checkpoints"] += 1
     ran = check_batches(job, before, reference, tally)
@@ -422,7 +426,7 @@ def kill_any_time(
             if done < kills and child.poll() is None:
                 child.kill()
                 done += 1
-                tally.kills[name] += 1
+                tally.killed(name)
                 continue
             break
         if child.wait() != 0:

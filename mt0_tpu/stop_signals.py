@@ -14,7 +14,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Iterator
 from typing import NoReturn, Protocol
@@ -43,6 +42,7 @@ class Taker(Protocol):
 
 _installed: tuple[socket.socket, dict, int] | None = None
 _taker: weakref.ref[Taker] | None = None
+_unwound = threading.Event()
 
 
 def exit_code(name: str) -> int:
@@ -55,6 +55,7 @@ def install() -> None:
     global _installed
     if _installed is not None or threading.current_thread() is not threading.main_thread():
         return
+    _unwound.clear()
     receiving, sending = socket.socketpair()
     sending.setblocking(False)
     before = {number: signal.signal(number, _handle) for number in _NUMBERS}
@@ -80,6 +81,7 @@ def installed() -> Iterator[None]:
             signal.set_wakeup_fd(wakeup)
             sending.close()
             _installed = None
+            _unwound.set()
 
 
 def take(taker: Taker | None) -> None:
@@ -127,6 +129,7 @@ def _came(number: int) -> None:
 
 
 def _end_late(name: str) -> None:
-    time.sleep(_UNWIND_S)
+    if _unwound.wait(_UNWIND_S):
+        return
     print(f"mt0: stopped by {name}", file=sys.stderr, flush=True)
     end_now(exit_code(name))

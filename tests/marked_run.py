@@ -96,9 +96,9 @@ def run(
             mark.set(STEP, at["step"])
         return rows
 
-    def marked_save(self, *arguments):
+    def marked_save(self, *arguments, **options):
         mark.set(SAVE, at["step"])
-        save(self, *arguments)
+        save(self, *arguments, **options)
         mark.set(STEP, at["step"])
 
     def marked_evaluate(*arguments):
