@@ -3,10 +3,9 @@
 import re
 from pathlib import Path
 
-import pytest
+from mt0_tpu import exit_codes
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
-exit_codes = pytest.importorskip("mt0_tpu.exit_codes")
 
 
 def test_slurm_queues_again_what_asks_for_it():
