@@ -44,7 +44,7 @@ def start(inputs: int, decodes: int, length: int) -> Beams:
 
 
 def last_tokens(search: Beams, position_B: jax.Array) -> jax.Array:
-    """Returns int32 [B, N], what the decoder reads next; T5's decoder starts from token 0."""
+    """Returns int32 [B, N], what was written last; zeros before the first token."""
     before_B11 = jnp.maximum(position_B - 1, 0)[:, None, None]
     token_BN = jnp.take_along_axis(search.live_ids_BNS, before_B11, axis=2)[:, :, 0]
     return jnp.where(position_B[:, None] > 0, token_BN, 0)

@@ -1,11 +1,11 @@
-"""Answer choices in rows: which examples share a row, and the arrays of a batch. Numpy alone.
+"""Answer choices in rows: which examples share a row, and the arrays of a batch.
 
-An input is encoded once, whatever the number of its choices. Several inputs share an encoder row
-and all their choices share the decoder row beside it, told apart by segment ids: every choice is a
-decoder segment of its own that looks at the encoder segment of its input.
+An input is read once, whatever the number of its choices, and several inputs share a row, told
+apart by segment ids. How a row is laid out is the network's: encoder_choice_rows.py or
+prefix_choice_rows.py. Both count their targets, the tokens of all choices of a row, end to end.
 
-Letters: B rows, T encoder length, S decoder length, W batch shards of the mesh, N positions of a
-shard whose logits are computed, Q positions that share the logits of another, P = B * S.
+Letters: B rows, T row length of the inputs, S targets of a row, W batch shards of the mesh, N
+targets of a shard whose logits are computed, Q targets that share the logits of another, P = B * S.
 """
 
 from __future__ import annotations
@@ -13,15 +13,22 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 
 import numpy as np
 
+from mt0_tpu import encoder_choice_rows, prefix_choice_rows
 from mt0_tpu.data import packing
 from mt0_tpu.errors import UserError, did_you_mean
-from mt0_tpu.models.t5 import T5Config
+from mt0_tpu.models.networks import NetworkConfig
+from mt0_tpu.text_vocabulary import EOS_ID
 
-EOS_ID = 1
 Example = tuple[Sequence[int], Sequence[Sequence[int]]]
+
+
+def layout_of(config: NetworkConfig) -> ModuleType:
+    """Returns the room that lays out the rows of this kind of network."""
+    return prefix_choice_rows if config.decoder_only else encoder_choice_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +41,7 @@ class RowGroup:
       lengths: (T, S).
       counted, repeated: N and Q, the most that any batch needs.
       share: whether tokens that follow the same tokens share logits; otherwise Q is 0.
+      layout: how a row is laid out.
     """
 
     rows: list[np.ndarray]
@@ -42,7 +50,8 @@ class RowGroup:
     ways: int
     counted: int
     repeated: int
-    share: bool = True
+    share: bool
+    layout: ModuleType
 
     def batches(self, examples: Sequence[Example]) -> Iterator[Batch]:
         """Fills the rows with tokens, batch by batch."""
@@ -55,11 +64,11 @@ class Batch:
     """Arrays of one step, and where in its P positions the choices lie.
 
     Attributes:
-      features: model features [B, T] and [B, S]; counted_WN, positions within a shard whose
-        logits are wanted, -1 where it is filled up; first_Q and repeated_Q, positions that
-        follow the same tokens, so that their logits are the same (equal where filled up).
+      features: model features [B, T] and [B, S]; counted_WN, targets of a shard whose logits
+        are wanted, -1 where it is filled up; first_Q and repeated_Q, targets that follow the
+        same tokens, so that their logits are the same (equal where filled up).
       owner, number, start, length: of each choice its example, its index there, its first
-        position and its tokens.
+        target and its tokens.
     """
 
     features: dict[str, np.ndarray]
@@ -112,6 +121,7 @@ def checked(
     max_choice: int | None,
     overlong: str,
     min_choices: int = 2,
+    eos_id: int | None = EOS_ID,
 ) -> list[tuple[np.ndarray, list[np.ndarray]]]:
     """Returns the examples as arrays, cut to the lengths; refuses what cannot be ranked."""
     if overlong not in ("trim", "error"):
@@ -142,7 +152,8 @@ def checked(
                 )
         cut_inputs += max_input is not None and len(ids) > max_input
         cut_choices += sum(max_choice is not None and length > max_choice for length in lengths)
-        result.append((_trim(ids, max_input), [_trim(choice, max_choice) for choice in choices]))
+        trimmed = [_trim(choice, max_choice, eos_id) for choice in choices]
+        result.append((_trim(ids, max_input, eos_id), trimmed))
     if cut_inputs or cut_choices:
         logging.warning(
             "%d of %d inputs were cut to %s tokens and %d choices to %s",
@@ -151,17 +162,17 @@ def checked(
     return result
 
 
-def _trim(ids: Sequence[int], limit: int | None) -> np.ndarray:
+def _trim(ids: Sequence[int], limit: int | None, eos_id: int | None) -> np.ndarray:
     ids = np.asarray(ids, np.int32)
     if limit is None or len(ids) <= limit:
         return ids
-    if ids[-1] == EOS_ID:
-        return np.append(ids[: limit - 1], np.int32(EOS_ID))
+    if eos_id is not None and ids[-1] == eos_id:
+        return np.append(ids[: limit - 1], np.int32(eos_id))
     return ids[:limit]
 
 
 def plan(
-    config: T5Config,
+    config: NetworkConfig,
     examples: Sequence[Example],
     batch_size: int,
     ways: int = 1,
@@ -175,7 +186,8 @@ def plan(
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; write 1 or more")
-    inputs_n = np.array([len(ids) for ids, _ in examples], np.int64)
+    layout = layout_of(config)
+    inputs_n = np.array([layout.row_tokens(*example) for example in examples], np.int64)
     targets_n = np.array([sum(map(len, choices)) for _, choices in examples], np.int64)
     groups = []
     for members in _length_classes(inputs_n, batch_size):
@@ -188,7 +200,7 @@ def plan(
         batch_rows = -(-len(rows) // -(-len(rows) // wanted))
         batch_rows = _round_up(batch_rows, ways)
         counted, repeated = _most(rows, batch_rows, batch_rows // ways, examples, share)
-        groups.append(RowGroup(rows, batch_rows, shape, ways, counted, repeated, share))
+        groups.append(RowGroup(rows, batch_rows, shape, ways, counted, repeated, share, layout))
     return groups
 
 
@@ -210,7 +222,7 @@ def _most(
 
 
 def _length_classes(inputs_n: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Splits example numbers by powers of two of the input's length.
+    """Splits example numbers by powers of two of the row that an input takes.
 
     A class too small to fill four batches goes along with the next longer one: a shape of its
     own would cost more to compile than it saves.
@@ -227,42 +239,29 @@ def _length_classes(inputs_n: np.ndarray, batch_size: int) -> list[np.ndarray]:
 
 
 def _best_shape(
-    config: T5Config, inputs_n: np.ndarray, targets_n: np.ndarray
+    config: NetworkConfig, inputs_n: np.ndarray, targets_n: np.ndarray
 ) -> tuple[tuple[int, int], np.ndarray]:
     """Tries rows of one, two, four ... longest inputs; returns ((T, S), row of each example)."""
-    best = None
+    best, row_cost = None, layout_of(config).row_cost
     ratio = targets_n.sum() / inputs_n.sum()
     for multiple in (1, 2, 4, 8):
-        encoder = _round_up(int(inputs_n.max()) * multiple, 16)
-        if multiple > 1 and (encoder > 1024 or encoder > inputs_n.sum() + 16):
+        length = _round_up(int(inputs_n.max()) * multiple, 16)
+        if multiple > 1 and (length > 1024 or length > inputs_n.sum() + 16):
             break
-        room = min(int(encoder * ratio * 1.05), int(targets_n.sum()))
-        decoder = max(int(targets_n.max()), room)
-        row_n = packing.pack(inputs_n, targets_n, (encoder, decoder))
+        room = min(int(length * ratio * 1.05), int(targets_n.sum()))
+        targets = max(int(targets_n.max()), room)
+        row_n = packing.pack(inputs_n, targets_n, (length, targets))
         # What no row uses is cut off again.
-        encoder = _round_up(int(np.bincount(row_n, inputs_n).max()), 16)
-        decoder = _round_up(int(np.bincount(row_n, targets_n).max()), 8)
-        cost = (int(row_n.max()) + 1) * _row_cost(config, encoder, decoder)
+        length = _round_up(int(np.bincount(row_n, inputs_n).max()), 16)
+        targets = _round_up(int(np.bincount(row_n, targets_n).max()), 8)
+        cost = (int(row_n.max()) + 1) * row_cost(config, length, targets)
         if best is None or cost < best[0]:
-            best = (cost, (encoder, decoder), row_n)
+            best = (cost, (length, targets), row_n)
     return best[1], best[2]
 
 
 def _round_up(value: int, step: int) -> int:
     return -(-value // step) * step
-
-
-def _row_cost(config: T5Config, encoder: int, decoder: int) -> float:
-    """Multiply-adds of one row without the head, whose work does not depend on the packing."""
-    joined = config.num_heads * config.head_dim
-    attend = 4 * config.emb_dim * joined
-    feed = (len(config.mlp_activations) + 1) * config.emb_dim * config.mlp_dim
-    # Two products a pair of positions, and an exponential worth about eight.
-    pair = 2 * joined + 8 * config.num_heads
-    encode = encoder * (attend + feed + encoder * pair)
-    decode = decoder * (1.5 * attend + feed + (decoder + encoder) * pair)
-    cross = encoder * attend / 2
-    return config.num_encoder_layers * encode + config.num_decoder_layers * (decode + cross)
 
 
 def repeats(choices: Sequence[np.ndarray]) -> np.ndarray:
@@ -281,43 +280,30 @@ def repeats(choices: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _fill(group: RowGroup, rows: Sequence[np.ndarray], examples: Sequence[Example]) -> Batch:
-    encoder_length, decoder_length = group.lengths
-    tokens_BT, encoder_ids_BT = np.zeros((2, group.batch_rows, encoder_length), np.int32)
-    inputs_BS, targets_BS, ids_BS, cross_BS = np.zeros(
-        (4, group.batch_rows, decoder_length), np.int32
-    )
-    counted_P = np.zeros(group.batch_rows * decoder_length, bool)
+    shape = (group.batch_rows, *group.lengths)
+    row_targets = shape[2]
+    targets_BS = np.zeros((group.batch_rows, row_targets), np.int32)
+    counted_P = np.zeros(targets_BS.size, bool)
     pairs, choices = [], []
     for row, members in enumerate(rows):
-        at_input = at_choice = segment = 0
-        for encoder_segment, member in enumerate(members, start=1):
-            ids, its_choices = examples[member]
-            where = slice(at_input, at_input + len(ids))
-            tokens_BT[row, where], encoder_ids_BT[row, where] = ids, encoder_segment
-            at_input = where.stop
-            base = row * decoder_length + at_choice
+        at = 0
+        for member in members:
+            its_choices = examples[member][1]
+            base = row * row_targets + at
             pairs.append(repeats(its_choices if group.share else ()) + base)
             for number, choice in enumerate(its_choices):
-                segment += 1
-                where = slice(at_choice, at_choice + len(choice))
-                targets_BS[row, where] = choice
-                inputs_BS[row, where.start + 1 : where.stop] = choice[:-1]
-                ids_BS[row, where], cross_BS[row, where] = segment, encoder_segment
-                start = row * decoder_length + at_choice
+                start = row * row_targets + at
+                targets_BS[row, at : at + len(choice)] = choice
                 counted_P[start : start + len(choice)] = True
                 choices.append((member, number, start, len(choice)))
-                at_choice = where.stop
+                at += len(choice)
     first_Q, repeated_Q = np.zeros((2, group.repeated), np.int32)
     found = np.concatenate(pairs)
     repeated_Q[: len(found)], first_Q[: len(found)] = found.T
     counted_P[found[:, 0]] = False
     features = {
-        "encoder_input_tokens": tokens_BT,
-        "encoder_segment_ids": encoder_ids_BT,
-        "decoder_input_tokens": inputs_BS,
+        **group.layout.features(shape, rows, examples),
         "decoder_target_tokens": targets_BS,
-        "decoder_segment_ids": ids_BS,
-        "decoder_cross_ids": cross_BS,
         "counted_WN": _positions(counted_P.reshape(group.ways, -1), group.counted),
         "first_Q": first_Q,
         "repeated_Q": repeated_Q,

@@ -16,9 +16,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mt0_tpu import decoding, partitioning
+from mt0_tpu.beam_search import NOTHING
 from mt0_tpu.decode_config import DecodeConfig
 from mt0_tpu.errors import UserError
-from mt0_tpu.models.t5 import T5Config
+from mt0_tpu.models.networks import NetworkConfig
 from mt0_tpu.text_vocabulary import content
 
 _SHORTEST_BUCKET = 16
@@ -42,14 +43,14 @@ class Prediction:
 
 def predict(
     params,
-    config: T5Config,
+    config: NetworkConfig,
     inputs: Sequence[Sequence[int]],
     *,
     max_decode_len: int,
     decode: DecodeConfig = DecodeConfig(),
     max_input_length: int | None = None,
     batch_size: int = 32,
-    eos_id: int = decoding.EOS_ID,
+    eos_id: int | None = None,
     mesh: Mesh | None = None,
     first_index: int = 0,
     progress: Callable[[int], None] | None = None,
@@ -64,6 +65,7 @@ def predict(
       max_decode_len: tokens of a decode, EOS included.
       max_input_length: tokens; what is longer is cut as T5X does (a final EOS stays).
       batch_size: inputs that decode together, each with all its decodes.
+      eos_id: ends a decode; None is T5's, a decoder-only network has to be told.
       first_index: the number of inputs[0] in the whole job, which sampling depends on.
       progress: called with the number of inputs done so far.
 
@@ -73,7 +75,7 @@ def predict(
     engine = decoding.engine(config, decode, max_decode_len, eos_id=eos_id, mesh=mesh)
     _check_sizes(config, decode, batch_size, max_input_length, first_index, len(inputs), mesh)
     arrays = [
-        _checked(ids, first_index + number, config.vocab_size, eos_id, max_input_length)
+        _checked(ids, first_index + number, engine, max_input_length)
         for number, ids in enumerate(inputs)
     ]
     job = _Job(engine, params, arrays, first_index, decode.seed, progress)
@@ -118,11 +120,15 @@ class _Job:
         for begin in range(0, len(members), group):
             entering = members[begin : begin + group]
             tokens_GT = np.zeros((group, length), np.int32)
+            numbers_G, lengths_G = np.zeros((2, group), np.int32)
             for row, member in enumerate(entering):
-                tokens_GT[row, : len(self._arrays[member])] = self._arrays[member]
-            numbers_G = np.zeros(group, np.int32)
+                lengths_G[row] = len(self._arrays[member])
+                tokens_GT[row, : lengths_G[row]] = self._arrays[member]
             numbers_G[: len(entering)] = self._first_index + entering
-            yield entering, self._engine.prefill(self._params, tokens_GT, numbers_G, self._seed)
+            yield (
+                entering,
+                self._engine.prefill(self._params, tokens_GT, numbers_G, self._seed, lengths_G),
+            )
 
     def _seat(self, entering: np.ndarray, prefilled: decoding.State, slots: np.ndarray) -> None:
         slots_G = np.full(prefilled.ended_B.shape[0], len(self._owners), np.int32)
@@ -137,12 +143,18 @@ class _Job:
         self._state, report = self._engine.run(self._params, self._state, free)
         ended_B, ids_BNS, scores_BN = (np.asarray(one) for one in report)
         for slot in np.flatnonzero(ended_B & (self._owners >= 0)):
-            ids = [content(one, self._engine.eos_id) for one in ids_BNS[slot]]
+            pairs = zip(ids_BNS[slot], scores_BN[slot], strict=True)
+            ids = [self._content(*pair) for pair in pairs]
             self.results[self._owners[slot]] = Prediction(ids, scores_BN[slot].tolist())
             self._owners[slot] = -1
             self._done += 1
         if self._progress:
             self._progress(self._done)
+
+    def _content(self, ids_S: np.ndarray, score: float) -> list[int]:
+        if score <= NOTHING:  # no hypothesis
+            return []
+        return content(ids_S, self._engine.eos_id, self._engine.inputs.PAD_ID)
 
     def _move(self, places: int) -> None:
         """Moves the inputs that still decode to a batch of fewer places."""
@@ -201,11 +213,12 @@ def _check_sizes(config, decode, batch_size, max_input_length, first_index, inpu
 
 
 def _checked(
-    ids: Sequence[int], number: int, vocab_size: int, eos_id: int, limit: int | None
+    ids: Sequence[int], number: int, engine: decoding.Engine, limit: int | None
 ) -> np.ndarray:
     """Returns int32 ids, cut to the limit; UserError names the input by its number in the job."""
-    ids = np.asarray(ids)
-    if ids.ndim != 1 or ids.size == 0 or not ids.any():
+    ids, eos_id, vocab_size = np.asarray(ids), engine.eos_id, engine.config.vocab_size
+    padding = engine.inputs.PAD_ID
+    if ids.ndim != 1 or ids.size == 0 or (padding is not None and np.all(ids == padding)):
         raise UserError(f"input {number} has no tokens; leave it out, or let inputs end with EOS")
     if not np.issubdtype(ids.dtype, np.integer):
         raise UserError(f"input {number} holds {ids.dtype} and not token ids; tokenize it first")

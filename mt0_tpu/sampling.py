@@ -34,7 +34,7 @@ class Tokens(NamedTuple):
 
 
 def start(inputs: int, decodes: int, length: int) -> Tokens:
-    """Returns the state before the first token; T5's decoder starts from token 0."""
+    """Returns the state before the first token."""
     shape = (inputs, decodes)
     return Tokens(
         jnp.zeros(shape, jnp.int32),
@@ -45,7 +45,7 @@ def start(inputs: int, decodes: int, length: int) -> Tokens:
 
 
 def last_tokens(search: Tokens, position_B: jax.Array) -> jax.Array:
-    """Returns int32 [B, N], what the decoder reads next."""
+    """Returns int32 [B, N], what was written last."""
     del position_B
     return search.token_BN
 

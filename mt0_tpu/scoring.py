@@ -2,8 +2,8 @@
 
 How choices share rows is in choice_packing.py; here they meet the network.
 
-Letters: B rows, T encoder length, S decoder length, D width, V vocabulary, W batch shards of the
-mesh, N positions of a shard whose logits are computed, Q positions that share those of another.
+Letters: B rows, S targets of a row, D width, V vocabulary, W batch shards of the mesh, N targets
+of a shard whose logits are computed, Q targets that share those of another.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from mt0_tpu import losses, partitioning, train_step
-from mt0_tpu.choice_packing import Batch, Example, RowGroup, checked, plan
+from mt0_tpu import losses, partitioning
+from mt0_tpu.choice_packing import Batch, Example, RowGroup, checked, layout_of, plan
 from mt0_tpu.errors import UserError
-from mt0_tpu.models.t5 import T5, T5Config
+from mt0_tpu.models import networks
+from mt0_tpu.models.networks import NetworkConfig
 
 # Batches handed to the device before the oldest is read: enough that it never waits for the host.
 _IN_FLIGHT = 3
@@ -31,7 +32,7 @@ _IN_FLIGHT = 3
 
 def score_choices(
     params,
-    config: T5Config,
+    config: NetworkConfig,
     examples: Sequence[Example],
     *,
     batch_size: int = 32,
@@ -40,6 +41,7 @@ def score_choices(
     overlong: str = "trim",
     length_normalised: bool = False,
     min_choices: int = 2,
+    eos_id: int | None = None,
     mesh: Mesh | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[np.ndarray]:
@@ -53,12 +55,16 @@ def score_choices(
         stays), with a warning, or is an error where overlong is 'error'.
       length_normalised: divides by the number of tokens; the published evaluation of mT0 does not.
       min_choices: fewer are an error; 1 scores (input, target) pairs.
+      eos_id: what stays at the end of what is cut; None is T5's, and nothing in a decoder-only
+        network.
       progress: called with the number of examples scored so far.
 
     Returns:
       float64 arrays, one an example with one score a choice, in the order given.
     """
-    examples = checked(examples, max_input_length, max_choice_length, overlong, min_choices)
+    eos_id = layout_of(config).EOS_ID if eos_id is None else eos_id
+    lengths = (max_input_length, max_choice_length)
+    examples = checked(examples, *lengths, overlong, min_choices, eos_id)
     scores = [np.zeros(len(choices)) for _, choices in examples]
 
     def collect(batch: Batch, log_probs_WN, difference_Q) -> None:
@@ -76,7 +82,7 @@ def score_choices(
 
 def score_and_compare(
     params,
-    config: T5Config,
+    config: NetworkConfig,
     examples: Sequence[Example],
     *,
     batch_size: int = 32,
@@ -165,7 +171,7 @@ def place_batch(features: dict[str, np.ndarray], mesh: Mesh | None) -> dict[str,
 
 
 @functools.cache
-def _compiled_step(config: T5Config, mesh: Mesh | None, compare: bool):
+def _compiled_step(config: NetworkConfig, mesh: Mesh | None, compare: bool):
     """Returns the jitted step; cached, so that evaluations in training compile once."""
     step = functools.partial(_step, config=config, mesh=mesh, compare=compare)
     if mesh is None:
@@ -174,24 +180,14 @@ def _compiled_step(config: T5Config, mesh: Mesh | None, compare: bool):
     return jax.jit(step, out_shardings=partitioning.replicated(mesh))
 
 
-def _step(params, batch, *, config: T5Config, mesh: Mesh | None, compare: bool):
+def _step(params, batch, *, config: NetworkConfig, mesh: Mesh | None, compare: bool):
     """Returns (log p of the target at counted_WN, its difference from first_Q to repeated_Q).
 
     With `compare` also whether the target at counted_WN is the most likely token.
     """
-    model = T5(config)
-    run = functools.partial(model.apply, {"params": params})
-    encoder_ids_BT = batch["encoder_segment_ids"]
-    encoded_BTD = run(batch["encoder_input_tokens"], encoder_ids_BT, method="encode")
-    hidden_BSD = run(
-        encoded_BTD,
-        encoder_ids_BT,
-        batch["decoder_input_tokens"],
-        batch["decoder_segment_ids"],
-        batch["decoder_cross_ids"],
-        method="decode",
-    )
-    kernel_DV = train_step.head_kernel(params, model)
+    run = functools.partial(networks.network(config).apply, {"params": params})
+    hidden_BSD = layout_of(config).hidden(run, batch)
+    kernel_DV = networks.head_kernel(params, config)
     targets_BS, counted_WN = batch["decoder_target_tokens"], batch["counted_WN"]
     shards, width = counted_WN.shape[0], hidden_BSD.shape[-1]
     # The head is half of the work at mT5's vocabulary, so it sees wanted positions only.
@@ -213,8 +209,8 @@ def _step(params, batch, *, config: T5Config, mesh: Mesh | None, compare: bool):
     # the difference of two logits, two columns of the head instead of all of them.
     first_Q, targets_P = batch["first_Q"], targets_BS.reshape(-1)
     hidden_QD = hidden_BSD.reshape(-1, width)[first_Q].astype(jnp.float32)
-    own_DQ = kernel_DV[:, targets_P[batch["repeated_Q"]]]
-    first_DQ = kernel_DV[:, targets_P[first_Q]]
+    own_DQ = networks.head_columns(params, config, targets_P[batch["repeated_Q"]])
+    first_DQ = networks.head_columns(params, config, targets_P[first_Q])
     difference_Q = jnp.sum(hidden_QD * (own_DQ - first_DQ).astype(jnp.float32).T, axis=-1)
     outputs = (log_probs_WN, difference_Q)
     return (*outputs, correct_WN) if compare else outputs

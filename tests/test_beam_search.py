@@ -49,7 +49,7 @@ class Fixed:
             at = jnp.full(1, position, jnp.int32)
             fed = beam_search.last_tokens(search, at)
             cache["self_k"] = cache["self_k"].at[0, :, :, position].set(fed)
-            state = decoding.State(cache, at, ended, None, search)
+            state = decoding.State(cache, at, ended, None, search, None)
             logits = jnp.broadcast_to(self.logits_SV[position], (beams, vocabulary))
             search, settled, cache = beam_search.advance(self, state, logits, cache)
             shifted = jnp.pad(search.live_ids_BNS[:, :, :position], ((0, 0), (0, 0), (1, 0)))

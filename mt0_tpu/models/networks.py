@@ -38,6 +38,13 @@ def head_kernel(params: Any, config: NetworkConfig) -> jax.Array:
     return params["decoder"]["logits_dense"]["kernel"]
 
 
+def head_columns(params: Any, config: NetworkConfig, tokens_N: jax.Array) -> jax.Array:
+    """Returns the LM head's columns [D, N] of tokens; a table is read by row, never turned."""
+    if config.decoder_only:
+        return params["token_embedder"]["embedding"][tokens_N].T
+    return head_kernel(params, config)[:, tokens_N]
+
+
 def abstract_params(config: NetworkConfig, boxed: bool = False) -> Any:
     """Returns the parameter tree as jax.ShapeDtypeStruct; `boxed` keeps flax's axis metadata."""
     model, batch = network(config), dummy_batch(config)
