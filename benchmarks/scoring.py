@@ -1,14 +1,17 @@
-"""Rank scoring of mT5-small with random parameters: CPU-seconds a choice and peak memory.
+"""Rank scoring with random parameters: CPU-seconds a choice and peak memory.
 
-    JAX_PLATFORMS=cpu python benchmarks/scoring.py
+    JAX_PLATFORMS=cpu python -m benchmarks.scoring         # mT5-small
+    JAX_PLATFORMS=cpu python -m benchmarks.scoring bloom   # a small BLOOM
 
 48 inputs of 128 tokens, 3 or 4 choices of 2 to 8 tokens each, EOS included. T5X with a gather
 embedding, scoring every (input, choice) pair as a row, needs 0.21 CPU-s a choice on this shape.
+BLOOM stands beside itself with each choice after an input of its own.
 """
 
 from __future__ import annotations
 
 import resource
+import sys
 import time
 
 import jax
@@ -16,10 +19,17 @@ import numpy as np
 
 from benchmarks.mt5_small import MT5_SMALL
 from mt0_tpu import scoring, train_state
-from mt0_tpu.models.t5 import T5
+from mt0_tpu.models.networks import BloomConfig, NetworkConfig, network
+
+# BLOOM's vocabulary and the width and depth of mT5-small's towers together.
+SMALL_BLOOM = BloomConfig(
+    vocab_size=250880, emb_dim=512, num_heads=8, num_layers=16, dtype="float32"
+)
+
+Examples = list[tuple[list[int], list[list[int]]]]
 
 
-def examples(seed: int = 0, count: int = 48) -> list[tuple[list[int], list[list[int]]]]:
+def examples(seed: int = 0, count: int = 48) -> Examples:
     """Returns random inputs with their choices."""
     rng = np.random.default_rng(seed)
 
@@ -32,23 +42,33 @@ def examples(seed: int = 0, count: int = 48) -> list[tuple[list[int], list[list[
     ]
 
 
-def main() -> None:
-    """Prints one line a repetition."""
-    params = jax.jit(lambda: train_state.init_params(T5(MT5_SMALL), 0))()
-    jax.block_until_ready(params)
-    given = examples()
+def timed(name: str, params, config: NetworkConfig, given: Examples) -> None:
+    """Prints one line a repetition, the first with compiling."""
     choices = sum(len(its) for _, its in given)
-    for name in ("compile", "warm", "warm"):
+    for run in ("compile", "warm", "warm"):
         wall, own = time.perf_counter(), time.process_time()
-        scores = scoring.score_choices(params, MT5_SMALL, given, batch_size=16)
+        scores = scoring.score_choices(params, config, given, batch_size=16, min_choices=1)
         wall, own = time.perf_counter() - wall, time.process_time() - own
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(
-            f"{name} {own / choices:.4f} CPU-s a choice ({choices}), {own:.2f} CPU-s "
+            f"{name}{run} {own / choices:.4f} CPU-s a choice ({choices}), {own:.2f} CPU-s "
             f"{wall:.2f} wall-s peak {peak:.2f} GiB sum {sum(map(np.sum, scores)):.1f}",
             flush=True,
         )
 
 
+def main(which: str) -> None:
+    """Scores with mT5-small, or with BLOOM in both ways."""
+    config = {"mt5": MT5_SMALL, "bloom": SMALL_BLOOM}[which]
+    params = jax.jit(lambda: train_state.init_params(network(config), 0))()
+    jax.block_until_ready(params)
+    given = examples()
+    if which == "mt5":
+        timed("", params, config, given)
+        return
+    timed("prefix shared, ", params, config, given)
+    timed("each alone, ", params, config, [(ids, [one]) for ids, its in given for one in its])
+
+
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1] if len(sys.argv) > 1 else "mt5")

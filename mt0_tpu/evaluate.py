@@ -18,7 +18,7 @@ from mt0_tpu.eval_follow import Patience
 from mt0_tpu.eval_outputs import EvalOutputs, metrics_table
 from mt0_tpu.eval_tasks import EvalData
 from mt0_tpu.evaluator import Evaluator
-from mt0_tpu.models.t5 import T5, T5Config
+from mt0_tpu.models.networks import NetworkConfig, network
 from mt0_tpu.partitioning import MeshConfig
 from mt0_tpu.reference_scores import model_of_size
 
@@ -28,7 +28,7 @@ CHECKPOINTS = ("latest", "specific", "all", "follow")
 
 def evaluate(
     eval_output_dir: str,
-    model: T5Config,
+    model: NetworkConfig,
     checkpoint_path: str | None = None,
     mixture_or_task_name: str = "mini_eval",
     module: str | None = None,
@@ -133,7 +133,7 @@ def evaluate(
         todo = [(its_step, path, restore(path) if params is None else params)]
 
     summary: dict = {}
-    own = model_of_size(model.emb_dim, model.num_encoder_layers)
+    own = published_model(model)
     for its_step, path, its_params in todo:
         summary = evaluator.run(its_params, its_step, path or "untrained", outputs, config_text)
         its_params = None
@@ -167,6 +167,13 @@ def table(summary: Mapping, published: str | None = None) -> str:
     if any(summary["tasks"].values()):
         parts.append(metrics_table(summary["tasks"]))
     return "\n\n".join(part for part in parts if part)
+
+
+def published_model(model: NetworkConfig) -> str | None:
+    """Returns the published model of a network's family and size; None where there is none."""
+    if model.decoder_only:
+        return model_of_size(model.emb_dim, model.num_layers, decoder_only=True)
+    return model_of_size(model.emb_dim, model.num_encoder_layers)
 
 
 def _check_sources(checkpoint_path, params, untrained: bool, step, checkpoints: str) -> None:
@@ -229,13 +236,13 @@ def _not_done(found, outputs: EvalOutputs, say) -> list[tuple[int, str]]:
     return [(step, path) for step, path in found if step not in done]
 
 
-def drawn_parameters(model: T5Config, seed: int, mesh):
+def drawn_parameters(model: NetworkConfig, seed: int, mesh):
     """Returns freshly drawn parameters, lying on the mesh."""
     from mt0_tpu import train_state
 
-    network = T5(model)
-    shapes = jax.eval_shape(lambda: train_state.init_params(network, 0))
-    axes = train_state.parameter_axes(network)
+    drawn = network(model)
+    shapes = jax.eval_shape(lambda: train_state.init_params(drawn, 0))
+    axes = train_state.parameter_axes(drawn)
     partitioning.check_dimensions(axes, shapes, mesh, model.num_heads)
     where = partitioning.shardings(axes, shapes, mesh)
-    return jax.jit(lambda: train_state.init_params(network, seed), out_shardings=where)()
+    return jax.jit(lambda: train_state.init_params(drawn, seed), out_shardings=where)()

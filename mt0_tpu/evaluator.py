@@ -24,7 +24,7 @@ from mt0_tpu.countdown import Countdown
 from mt0_tpu.errors import UserError
 from mt0_tpu.eval_outputs import EvalOutputs
 from mt0_tpu.eval_tasks import EvalData, open_eval_tasks
-from mt0_tpu.models.t5 import T5Config
+from mt0_tpu.models.networks import NetworkConfig
 from mt0_tpu.predict import predict
 from mt0_tpu.rank_tasks import RankTask
 from mt0_tpu.text_tasks import PREDICTION, PREDICTION_WITH_AUX, SCORE, TextTask
@@ -53,7 +53,7 @@ class Evaluator:
     def __init__(
         self,
         data: EvalData,
-        model: T5Config,
+        model: NetworkConfig,
         mesh,
         batch_size: int = 32,
         vocabulary: str | None = None,
@@ -139,6 +139,7 @@ class Evaluator:
             max_choice_length=self._data.length("targets"),
             overlong=self._data.overlong,
             length_normalised=self._data.length_normalised,
+            eos_id=self._rank[0].eos_id,
             mesh=self._mesh,
             progress=self._progress(countdown),
         )
@@ -219,6 +220,7 @@ class Evaluator:
             examples,
             batch_size=self._batch_size,
             min_choices=1,
+            eos_id=task.eos_id,
             mesh=self._mesh,
             progress=self._progress(countdown),
         )

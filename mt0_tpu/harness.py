@@ -21,8 +21,8 @@ from mt0_tpu.countdown import Countdown
 from mt0_tpu.decode_config import DecodeConfig
 from mt0_tpu.errors import UserError, did_you_mean
 from mt0_tpu.formats import detect, own_run, remote, run_record, sound
-from mt0_tpu.models.config import DTYPES, T5Config
-from mt0_tpu.models.networks import parameter_count
+from mt0_tpu.models.config import DTYPES
+from mt0_tpu.models.networks import NetworkConfig, parameter_count
 from mt0_tpu.partitioning import MeshConfig
 from mt0_tpu.predict import predict
 
@@ -47,21 +47,21 @@ _GENERATION_NAMES = (
 class Mt0Harness(LM):
     """A checkpoint and its vocabulary, answering the harness's requests.
 
-    The context is the encoder's input, the continuation the decoder's target. A continuation's
-    leading white space, by which the harness parts it from the context, is left out: a target
-    begins anew.
+    The context is the input, the continuation the target. A continuation's leading white space,
+    by which the harness parts it from the context, is left out where a target begins anew (mT0),
+    and belongs to it where it goes on (BLOOMZ).
 
     Args:
       checkpoint: a MODEL_DIR (its latest), one of its checkpoints, or T5X's, Hugging Face's or
         Mesh TensorFlow's.
-      vocabulary: 'mini', 'byt5' or a SentencePiece model; None is $MT0_VOCABULARY, else the
-        spiece.model beside the weights.
+      vocabulary: 'mini', 'byt5', a SentencePiece model or a tokenizer.json; None is
+        $MT0_VOCABULARY, else the spiece.model or tokenizer.json beside the weights.
       batch_size: inputs of a batch; the harness's --batch_size.
       max_input_length: tokens; of longer contexts the end stays, where the question is.
       max_gen_toks: tokens of an answer where the task does not say.
-      inputs_eos: whether contexts end with EOS, as in training.
-      targets_eos: whether EOS counts in a log-likelihood, as in mT0's evaluation. The harness's
-        own `hf` leaves it out.
+      inputs_eos: whether contexts end with EOS, as in training; None leaves it to the vocabulary.
+      targets_eos: whether EOS counts in a log-likelihood, as in mT0's evaluation but not in
+        BLOOMZ's; None leaves it to the vocabulary. The harness's own `hf` leaves it out.
       dtype: of activations, 'float32' or 'bfloat16'.
       device, max_batch_size: the harness hands them over; they change nothing. JAX takes all
         devices there are.
@@ -77,8 +77,8 @@ class Mt0Harness(LM):
         batch_size: int | str | None = 32,
         max_input_length: int = 1024,
         max_gen_toks: int = 256,
-        inputs_eos: bool = True,
-        targets_eos: bool = True,
+        inputs_eos: bool | None = None,
+        targets_eos: bool | None = None,
         dtype: str = "float32",
         device: str | None = None,
         max_batch_size: int | None = None,
@@ -107,6 +107,8 @@ class Mt0Harness(LM):
         self.config, self._step = _network(here, dtype)
         self._vocabulary = vocabulary or _vocabulary_of(here)
         self._words = infer.opened_vocabulary(self._vocabulary, self.config)
+        inputs_eos = self._words.inputs_eos if inputs_eos is None else inputs_eos
+        targets_eos = self._words.choices_eos if targets_eos is None else targets_eos
         self._inputs_eos = [self._words.eos_id] if inputs_eos else []
         self._targets_eos = [self._words.eos_id] if targets_eos else []
         self._mesh = partitioning.make_mesh(MeshConfig())
@@ -163,10 +165,10 @@ class Mt0Harness(LM):
         return results
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
-        """Raises UserError: there is no such thing for an encoder-decoder."""
+        """Raises UserError: an encoder-decoder has no such thing, and BLOOMZ's is not offered."""
         raise UserError(
-            "an encoder-decoder has no likelihood of a text without an input, which tasks of "
-            "perplexity ask for (loglikelihood_rolling); leave these tasks out"
+            "the model mt0 scores no text without an input, which tasks of perplexity ask for "
+            "(loglikelihood_rolling); leave these tasks out"
         )
 
     def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
@@ -214,7 +216,7 @@ class Mt0Harness(LM):
         for context in contexts:
             ids = self._words.encode(context)
             cut += len(ids) > room
-            # The encoder sees at least one token, whatever training did.
+            # A network reads at least one token, whatever training did.
             found.append([*ids[-room:], *self._inputs_eos] or [self._words.eos_id])
         if cut:
             logging.getLogger(__name__).warning(
@@ -224,10 +226,11 @@ class Mt0Harness(LM):
         return found
 
     def _target(self, continuation: str) -> list[int]:
-        return [*self._words.encode(continuation.lstrip()), *self._targets_eos]
+        text = continuation if self.config.decoder_only else continuation.lstrip()
+        return [*self._words.encode(text), *self._targets_eos]
 
 
-def _network(checkpoint: str, dtype: str) -> tuple[T5Config, int | None]:
+def _network(checkpoint: str, dtype: str) -> tuple[NetworkConfig, int | None]:
     """Returns the network of a checkpoint and its step; what shapes do not say, from the run's."""
     weights = detect.open_any(os.path.abspath(checkpoint))
     network = sound.check_tensors(weights)
@@ -235,19 +238,22 @@ def _network(checkpoint: str, dtype: str) -> tuple[T5Config, int | None]:
     if weights.kind == own_run.OwnRun.kind:
         record = run_record.of_checkpoint(Path(weights.path), weights.step)
         config = record.network(network) if record else None
-    network = config if isinstance(config, T5Config) else network
+    network = config if isinstance(config, NetworkConfig) else network
     return dataclasses.replace(network, dtype=dtype), weights.step
 
 
 def _vocabulary_of(checkpoint: str) -> str:
     if named := os.environ.get("MT0_VOCABULARY"):
         return named
-    beside = Path(checkpoint) / "spiece.model"
-    if beside.is_file():
-        return str(beside)
+    # mT5's folders have a tokenizer.json as well, BLOOM's have no other.
+    for name in ("spiece.model", "tokenizer.json"):
+        beside = Path(checkpoint) / name
+        if beside.is_file():
+            return str(beside)
     raise UserError(
         "the model mt0 has no vocabulary; write --model_args "
-        "checkpoint=PATH,vocabulary=PATH_OF_SPIECE_MODEL ('mini' and 'byt5' are known too)"
+        "checkpoint=PATH,vocabulary=PATH_OF_SPIECE_MODEL_OR_TOKENIZER_JSON ('mini' and 'byt5' are "
+        "known too)"
     )
 
 
@@ -296,7 +302,7 @@ def _whole(name: str, value: Any, least: int) -> int:
 
 
 def _check_flag(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
+    if value is not None and not isinstance(value, bool):
         raise UserError(f"{name} is {value!r}; write True or False")
 
 

@@ -19,7 +19,7 @@ from mt0_tpu.errors import UserError, did_you_mean
 from mt0_tpu.infer_output import OutputFile
 from mt0_tpu.infer_requests import Cutting, FileRequests, Request, Requests, TaskRequests
 from mt0_tpu.input_lines import open_inputs
-from mt0_tpu.models.t5 import T5Config
+from mt0_tpu.models.networks import NetworkConfig
 from mt0_tpu.partitioning import MeshConfig
 from mt0_tpu.predict import Prediction, predict
 from mt0_tpu.text_tasks import shows_all
@@ -47,7 +47,7 @@ class InferSummary:
 
 def infer(
     infer_output_dir: str,
-    model: T5Config,
+    model: NetworkConfig,
     checkpoint_path: str,
     inputs_path: str | None = None,
     task_feature_lengths: Mapping[str, int] | None = None,
@@ -57,7 +57,7 @@ def infer(
     shard_id: int = 0,
     num_shards: int = 1,
     checkpoint_period: int = 16,
-    inputs_eos: bool = True,
+    inputs_eos: bool | None = None,
     mesh: MeshConfig = MeshConfig(),
     params=None,
     mixture_or_task_name: str | None = None,
@@ -91,7 +91,8 @@ def infer(
       mode: 'predict', 'score' or 'predict_with_aux'.
       shard_id, num_shards: which part of the inputs this job does.
       checkpoint_period: batches between writes; what is not written is done again after a kill.
-      inputs_eos: whether inputs of a file end with EOS, as they did in training.
+      inputs_eos: whether inputs of a file end with EOS, as they did in training; None leaves it
+        to the vocabulary: T5's do, BLOOM's do not.
       params: already in memory, instead of the checkpoint's.
       module: the Python module that registers the task, where it is not one of ours.
       data_dir: where released files lie; None is $MT0_DATA_DIR.
@@ -119,6 +120,7 @@ def infer(
     if inputs_path is not None:
         words = opened_vocabulary(vocabulary, model)
         lines = open_inputs(inputs_path, mode == "score", duplicate_ids)
+        inputs_eos = words.inputs_eos if inputs_eos is None else inputs_eos
         asked = [FileRequests(lines, words, cutting(), inputs_eos)]
     else:
         tasks = _tasks(mixture_or_task_name, module, data_dir)
@@ -172,7 +174,7 @@ def infer(
 class _Job:
     """How requests become lines."""
 
-    model: T5Config
+    model: NetworkConfig
     mesh: Any
     mode: str
     batch_size: int
@@ -264,12 +266,12 @@ def _run(job: _Job, params, requests: Requests, output: OutputFile, first, stop,
     return stop - first - done
 
 
-def opened_vocabulary(name: str | None, model: T5Config) -> TextVocabulary:
+def opened_vocabulary(name: str | None, model: NetworkConfig) -> TextVocabulary:
     """Opens a vocabulary that fits the network; UserError where there is none."""
     if name is None:
         raise UserError(
             "VOCABULARY is not set; write 'mini', 'byt5' or the path of the SentencePiece model "
-            "that the network was trained with"
+            "or tokenizer.json that the network was trained with"
         )
     words = open_vocabulary(name)
     check_size(words, model.vocab_size, name)

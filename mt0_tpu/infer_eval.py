@@ -20,7 +20,7 @@ from mt0_tpu.eval_follow import RUN_FILE
 from mt0_tpu.eval_outputs import EvalOutputs
 from mt0_tpu.eval_tasks import EvalData
 from mt0_tpu.evaluator import Evaluator
-from mt0_tpu.models.t5 import T5Config
+from mt0_tpu.models.networks import NetworkConfig
 from mt0_tpu.whole_file import write_whole
 
 
@@ -43,7 +43,7 @@ class InferEval:
         self,
         model_dir: str,
         dataset: DatasetConfig,
-        model: T5Config,
+        model: NetworkConfig,
         mesh,
         period: int,
         num_examples: int | None,

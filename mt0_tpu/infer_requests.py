@@ -89,7 +89,7 @@ class FileRequests:
     """The lines of a file, encoded by a vocabulary."""
 
     def __init__(self, lines: InputLines, words: TextVocabulary, cutting: Cutting, eos: bool):
-        """`eos` says whether inputs end with EOS; what is scored always does."""
+        """`eos` says whether inputs end with EOS; targets do, choices as the vocabulary says."""
         self._lines, self._words, self._cutting = lines, words, cutting
         self._eos = [words.eos_id] if eos else []
         self.name = Path(lines.path).stem
@@ -112,8 +112,15 @@ class FileRequests:
         choices = fields.get("choices") if self._lines.scored else None
         scored = (choices or [fields["targets"]]) if self._lines.scored else []
         before = self._words.target_prefix
-        targets = [ids(before + text, "targets", [self.eos_id]) for text in scored]
-        return Request(fields, ids(fields["inputs"], "inputs", self._eos), targets, choices)
+        ends = [self.eos_id] if choices is None or self._words.choices_eos else []
+        targets = [ids(before + text, "targets", ends) for text in scored]
+        inputs = ids(fields["inputs"], "inputs", self._eos)
+        if not inputs:
+            raise UserError(
+                f"{place}: its input has no tokens; leave the line out, or let inputs end with EOS "
+                "(infer.inputs_eos = True) if they did in training"
+            )
+        return Request(fields, inputs, targets, choices)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of a prediction."""

@@ -16,7 +16,7 @@ from mt0_tpu.decode_config import DecodeConfig
 from mt0_tpu.errors import UserError
 from mt0_tpu.infer_requests import Cutting
 from mt0_tpu.input_lines import check_choices
-from mt0_tpu.models.t5 import T5Config
+from mt0_tpu.models.networks import NetworkConfig
 from mt0_tpu.partitioning import MeshConfig
 from mt0_tpu.predict import predict
 from mt0_tpu.text_vocabulary import TextVocabulary
@@ -40,7 +40,7 @@ class Prompt:
     def __init__(
         self,
         params,
-        model: T5Config,
+        model: NetworkConfig,
         words: TextVocabulary,
         lengths: Mapping[str, int],
         decode: DecodeConfig,
@@ -50,6 +50,7 @@ class Prompt:
         self._params, self._model, self._words, self._mesh = params, model, words, mesh
         self._lengths, self._decode = lengths, decode
         self._eos = [words.eos_id] if inputs_eos else []
+        self._choices_eos = [words.eos_id] if words.choices_eos else []
         self._choices: list[str] = []
         self._asked = 0
 
@@ -72,7 +73,7 @@ class Prompt:
         words, before = self._words, self._words.target_prefix
         inputs = cutting.cut(words.encode(line), "inputs", self._eos, "")
         choices = [
-            cutting.cut(words.encode(before + one), "targets", [words.eos_id], "")
+            cutting.cut(words.encode(before + one), "targets", self._choices_eos, "")
             for one in self._choices
         ]
         said = self._ranked(inputs, choices) if choices else self._predicted(inputs)
@@ -108,12 +109,12 @@ class Prompt:
 
 
 def interact(
-    model: T5Config,
+    model: NetworkConfig,
     checkpoint_path: str,
     task_feature_lengths: Mapping[str, int],
     vocabulary: str | None,
     decode: DecodeConfig = DecodeConfig(),
-    inputs_eos: bool = True,
+    inputs_eos: bool | None = None,
     mesh: MeshConfig = MeshConfig(),
     params=None,
     lines: Iterable[str] | None = None,
@@ -132,6 +133,7 @@ def interact(
         from mt0_tpu import checkpoints
 
         params = checkpoints.restore_params(checkpoint_path, model, device_mesh)
+    inputs_eos = words.inputs_eos if inputs_eos is None else inputs_eos
     prompt = Prompt(params, model, words, task_feature_lengths, decode, inputs_eos, device_mesh)
     terminal = lines is None and sys.stdin.isatty()
     if terminal:

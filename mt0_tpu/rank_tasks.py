@@ -58,6 +58,11 @@ class RankTask:
     belongings: list[Belonging]
     info: Mapping
 
+    @property
+    def eos_id(self) -> int:
+        """The EOS of the vocabulary that the task was cached with."""
+        return int(self.info["features"]["choices"]["eos_id"])
+
 
 def open_rank_tasks(
     name: str,

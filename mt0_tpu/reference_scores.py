@@ -29,6 +29,15 @@ _SIZES = {
     (2048, 24): "mT0-3.7B",
     (4096, 24): "mT0-13B",
 }
+# (width, blocks) of the published BLOOMZs.
+_DECODER_SIZES = {
+    (1024, 24): "BLOOMZ-560M",
+    (1536, 24): "BLOOMZ-1.1B",
+    (2048, 24): "BLOOMZ-1.7B",
+    (2560, 30): "BLOOMZ-3B",
+    (4096, 30): "BLOOMZ-7.1B",
+    (14336, 70): "BLOOMZ",
+}
 _BY_CONFIG = ("super_glue",)
 
 
@@ -110,9 +119,14 @@ def reference_averages() -> list[ReferenceAverage]:
     return found
 
 
-def model_of_size(emb_dim: int, num_encoder_layers: int) -> str | None:
-    """Returns the published mT0 of a network's size; None where there is none."""
-    return _SIZES.get((emb_dim, num_encoder_layers))
+def model_of_size(emb_dim: int, num_layers: int, decoder_only: bool = False) -> str | None:
+    """Returns the published model of a network's size; None where there is none.
+
+    Args:
+      num_layers: blocks of the encoder, or of a network that is a decoder alone.
+      decoder_only: whether it is a BLOOMZ, and not an mT0.
+    """
+    return (_DECODER_SIZES if decoder_only else _SIZES).get((emb_dim, num_layers))
 
 
 @functools.cache

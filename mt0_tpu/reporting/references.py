@@ -30,12 +30,15 @@ SHOWN = (
 
 
 def published_size(config: RunConfig) -> str | None:
-    """Returns the published mT0 that has the size of a run's network; None where none has."""
-    names = ("network.T5Config.emb_dim", "network.T5Config.num_encoder_layers")
-    sizes = [config.parameters.get(name, "") for name in names]
-    if not all(size.isdecimal() for size in sizes):
-        return None
-    return reference_scores.model_of_size(*map(int, sizes))
+    """Returns the published model of the size of a run's network; None where none has it."""
+    families = (("network.T5Config", "num_encoder_layers"), ("network.BloomConfig", "num_layers"))
+    for family, layers in families:
+        names = (f"{family}.emb_dim", f"{family}.{layers}")
+        sizes = [config.parameters.get(name, "") for name in names]
+        if all(size.isdecimal() for size in sizes):
+            alone = family == "network.BloomConfig"
+            return reference_scores.model_of_size(*map(int, sizes), decoder_only=alone)
+    return None
 
 
 class References:
