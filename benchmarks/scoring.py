@@ -21,9 +21,9 @@ from benchmarks.mt5_small import MT5_SMALL
 from mt0_tpu import scoring, train_state
 from mt0_tpu.models.networks import BloomConfig, NetworkConfig, network
 
-# BLOOM's vocabulary and the width and depth of mT5-small's towers together.
+# BLOOM's vocabulary, mT5-small's width and one of its towers' depth.
 SMALL_BLOOM = BloomConfig(
-    vocab_size=250880, emb_dim=512, num_heads=8, num_layers=16, dtype="float32"
+    vocab_size=250880, emb_dim=512, num_heads=8, num_layers=8, dtype="float32"
 )
 
 Examples = list[tuple[list[int], list[list[int]]]]

@@ -12,8 +12,8 @@ from mt0_tpu.errors import UserError
 from mt0_tpu.models.config import BloomConfig
 from mt0_tpu.predict import predict
 from mt0_tpu.text_vocabulary import open_vocabulary
-from tests import byte_level
-from tests.test_infer_eval import read, write_quiz
+from tests import byte_level, tiny_run
+from tests.test_infer_eval import quiz, read, write_quiz
 from tests.tiny_bloom import TINY_BLOOM, load_params
 
 LENGTHS = {"inputs": 24, "targets": 6}
@@ -114,6 +114,23 @@ def test_the_model_s_gin_file_is_all_that_changes(cache, tmp_path, capsys):
         ("quiz_en", "p0"),
         ("quiz_en", "p1"),
     ]
+
+
+def test_training_is_evaluated_as_it_goes(cache, tmp_path):
+    tiny_run.write_tiny_cache(cache)
+    config = dataclasses.replace(TINY_BLOOM, emb_dim=16, num_heads=2, num_layers=1)
+    tiny_run.run(
+        tmp_path / "run", cache, 4, model=config, infer_eval_dataset=quiz(cache),
+        infer_eval_period=2,
+    )  # fmt: skip
+    lines = read(tmp_path / "run" / "inference_eval" / "quiz_en-metrics.jsonl")
+    assert [line["step"] for line in lines] == [2, 4]
+    # The checkpoint that training left scores as the live parameters did.
+    evaluate.evaluate(
+        str(tmp_path / "eval"), config, str(tmp_path / "run"), "quiz", cache_dir=str(cache)
+    )
+    (again,) = read(tmp_path / "eval" / "inference_eval" / "quiz_en-metrics.jsonl")
+    assert again == lines[1]
 
 
 def test_published_scores_of_its_size_stand_beside_it():

@@ -69,6 +69,7 @@ def test_a_plain_machine_joins_nobody(capfd, monkeypatch):
     assert distributed.initialize().alone
     distributed.barrier("alone")
     assert distributed.leader_says("alone", "me") == "me"
+    assert distributed.everyone_says("me") == ["me"]
     assert capfd.readouterr().err == ""
 
 
@@ -81,13 +82,15 @@ told = distributed.leader_says("word", "hello" if os.environ["MT0_PROCESS_ID"] =
 import jax, numpy
 from jax.experimental import multihost_utils
 rows = multihost_utils.process_allgather(numpy.int32(jax.process_index()))
-print(told, rows.tolist(), os.environ["MT0_ALONE"], jax.process_count())
+for word in "ab":
+    said = distributed.everyone_says(f"{word}{jax.process_index()}")
+print(told, rows.tolist(), said, os.environ["MT0_ALONE"], jax.process_count())
 """
     processes = start(body, 4)
     address = "coordinator 127.0.0.1:"
     for index, (code, out, err) in ends(processes).items():
         assert code == 0, err
-        assert out.splitlines()[-1] == "hello [0, 1, 2, 3] 1 4"
+        assert out.splitlines()[-1] == "hello [0, 1, 2, 3] ['b0', 'b1', 'b2', 'b3'] 1 4"
         assert f"mt0: 4 processes, this is {index}, {address}" in err
         assert "by MT0_NUM_PROCESSES" in err
 
