@@ -30,6 +30,7 @@ T5X's flags:
   --dry_run                  prints the resolved run and exits; touches no device, no data.
 """
 CHECK_REPLICAS_STEPS = 1000
+_EXAMPLE_RUNS = {"train": "finetune", "plan": "finetune", "eval": "eval", "infer": "infer"}
 JOB_FLAGS = ("--gin_file", "--gin_bindings", "--gin_search_paths")
 
 
@@ -43,7 +44,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns the exit code, as exit_codes.py lists them.
 
-    `mt0 tasks check` has a code of its own for what it found.
+    `mt0 tasks check` and `mt0 plan` have codes of their own for what they found.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     # Answers of a model are its own; all else, tracebacks too, is said without secrets.
@@ -188,6 +189,13 @@ def _parsers(
     )  # fmt: skip
     study.add_argument("--seeds", default="0,1,2", help="comma list of seeds (%(default)s)")
     study.add_argument("--quick", action="store_true", help="a few steps each, to try it out")
+    plan = add("plan", _run_plan, "say whether a run fits a TPU slice, and how long it may take")
+    if list(arguments[:1]) == ["plan"]:
+        from mt0_tpu.planning import plan_command
+
+        plan.description, plan.epilog = plan_command.HELP, GIN_FLAGS_HELP
+        plan_command.add_flags(plan)
+        _add_gin_flags(plan)
     _add_convert(add("convert", _run_convert, "turn a checkpoint of one kind into another"))
     launch = add("launch", _run_launch, "run a command on TPUs, GKE or SLURM; see launch/")
     if list(arguments[:1]) == ["launch"]:
@@ -206,10 +214,14 @@ def _parsers(
 # train, eval, infer
 
 
-def _add_job(parser: argparse.ArgumentParser) -> None:
+def _add_gin_flags(parser: argparse.ArgumentParser) -> None:
     # Documented together in the epilog, where --gin.NAME can stand beside them.
     for flag in JOB_FLAGS:
         parser.add_argument(flag, action="append", default=[], help=argparse.SUPPRESS)
+
+
+def _add_job(parser: argparse.ArgumentParser) -> None:
+    _add_gin_flags(parser)
     parser.add_argument("--dry_run", action="store_true", help=argparse.SUPPRESS)
     process_flags.add_flags(parser)
 
@@ -222,6 +234,12 @@ def _run_job(flags: argparse.Namespace) -> None:
         print(resolved.text, end="")
     else:
         resolved.run()
+
+
+def _run_plan(flags: argparse.Namespace) -> int:
+    from mt0_tpu.planning import plan_command
+
+    return plan_command.run(flags, _gin_flags(flags))
 
 
 def _run_infer(flags: argparse.Namespace) -> None:
@@ -248,7 +266,7 @@ def _gin_flags(flags: argparse.Namespace) -> tuple[list[str], list[str], list[st
     if not flags.gin_file:
         raise UserError(
             f"`mt0 {flags.command}` needs a gin file, for example "
-            f"--gin_file=models/mt5/small.gin --gin_file=runs/{flags.command}.gin"
+            f"--gin_file=models/mt5/small.gin --gin_file=runs/{_EXAMPLE_RUNS[flags.command]}.gin"
         )
     folders = [folder for paths in flags.gin_search_paths for folder in paths.split(",") if folder]
     return flags.gin_file, flags.gin_bindings, folders

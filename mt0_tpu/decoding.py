@@ -112,6 +112,37 @@ class Engine:
         with self._on_mesh():
             return self._widen(state, length)
 
+    def lower_run(self, params, params_where, slots: int, length: int):
+        """Traces `run` of abstract parameters, ready to be compiled; nothing is computed.
+
+        Returns:
+          (the state's shapes, where they lie, a function that traces).
+        """
+        state = jax.eval_shape(
+            functools.partial(_prefill, self),
+            params,
+            jax.ShapeDtypeStruct((slots, length), jnp.int32),
+            jax.ShapeDtypeStruct((slots,), jnp.int32),
+            jax.ShapeDtypeStruct((), jnp.uint32),
+        )
+        where = partitioning.shardings(_axes(state), state, self.mesh)
+
+        def placed(leaf, place):
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+        def lower():
+            wanted = jax.ShapeDtypeStruct(
+                (), jnp.int32, sharding=partitioning.replicated(self.mesh)
+            )
+            with self._on_mesh():
+                return self._run.lower(
+                    jax.tree.map(placed, params, params_where),
+                    jax.tree.map(placed, state, where),
+                    wanted,
+                )
+
+        return state, where, lower
+
     @contextlib.contextmanager
     def _on_mesh(self):
         if self.mesh is None:

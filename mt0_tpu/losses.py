@@ -13,13 +13,14 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mt0_tpu.errors import UserError, did_you_mean
 from mt0_tpu.vocabulary_blocks import (
     Head,
     LossSums,
+    block_size,
     gradients_of_shard,
     log_probs_of_shard,
     sums_of_shard,
@@ -150,6 +151,11 @@ def _placement(mesh, batch_axes, embed_axes, vocab_axes, hidden_BSD, kernel_DV):
 
     That is how partitioning places such a kernel too. A collective of one device would still
     copy its operand, so axes of size 1 are left out, and with them a mesh of one device.
+
+    Where the kernel is split along axes that split the rows as well, either the kernel or the
+    tokens have to be gathered along them. The tokens are where they are fewer than the kernel's
+    columns: for mT5-xxl on 16 x 4 devices below 62,528 positions of 16 devices, and then neither
+    the whole width of the kernel nor that of its gradient is ever on one device.
     """
     rows, ways = hidden_BSD.shape[0], _ways(mesh, batch_axes)
     if rows % ways:
@@ -158,14 +164,38 @@ def _placement(mesh, batch_axes, embed_axes, vocab_axes, hidden_BSD, kernel_DV):
             f" choose a batch size (per microbatch) that is a multiple of {ways}."
         )
     if mesh is None or mesh.size == 1:
-        return None, (), (), ()
-    split = []
+        return None, (), (), (), ()
+    split: list[tuple[str, ...]] = []
     for size, axes in zip(
         (rows, *kernel_DV.shape), (batch_axes, embed_axes, vocab_axes), strict=True
     ):
         axes = tuple(axis for axis in axes if mesh.shape[axis] > 1)
         split.append(() if size % _ways(mesh, axes) else axes)
-    return mesh, *split
+    batch, embed, vocab = split
+    tokens = hidden_BSD.shape[1] * rows // ways * _ways(mesh, embed)
+    columns, rest = divmod(kernel_DV.shape[1], _ways(mesh, vocab + embed))
+    together = set(embed) <= set(batch) and rest == 0 and tokens < columns * _ways(mesh, embed)
+    if embed and together:
+        return mesh, batch, (), vocab + embed, embed
+    return mesh, batch, embed, vocab, ()
+
+
+def head_blocks(
+    hidden_BSD: jax.ShapeDtypeStruct,
+    kernel_DV: jax.ShapeDtypeStruct,
+    *,
+    logits_block_mib: float = 256,
+    mesh: Mesh | None = None,
+    batch_axes: tuple[str, ...] = (),
+    embed_axes: tuple[str, ...] = (),
+    vocab_axes: tuple[str, ...] = (),
+) -> int:
+    """Returns how many blocks each device works off where no position is padding."""
+    where = _placement(mesh, batch_axes, embed_axes, vocab_axes, hidden_BSD, kernel_DV)
+    head = Head(0.0, 0.0, logits_block_mib, "float32", *where)
+    rows, length, _ = hidden_BSD.shape
+    tokens = rows // _ways(mesh, batch_axes) * length
+    return -(-tokens // block_size(head, tokens, kernel_DV.shape[1] // head.vocab_shards))
 
 
 def blocked_cross_entropy(
@@ -195,6 +225,11 @@ def blocked_cross_entropy(
     """
     where = _placement(mesh, batch_axes, embed_axes, vocab_axes, hidden_BSD, kernel_DV)
     head = Head(z_loss, label_smoothing, logits_block_mib, head_dtype, *where)
+    if head.token_axes:
+        # Laid out otherwise for the products, the kernel's gradient comes back as the kernel is.
+        vocab = head.without_tokens(head.vocab_axes)
+        place = NamedSharding(mesh, P(head.token_axes, vocab or None))
+        kernel_DV = jax.lax.with_sharding_constraint(kernel_DV, place)
     return _loss_sums(head, hidden_BSD, kernel_DV, targets_BS, weights_BS)
 
 

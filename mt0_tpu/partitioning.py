@@ -35,6 +35,7 @@ LOGICAL_RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
     ("embed", None),
     ("kv", None),
     ("length", None),
+    ("sequence", "tensor"),
     ("layers", None),
     ("relpos_buckets", None),
 )

@@ -203,8 +203,8 @@ def make_eval_step(model: nn.Module, loss: losses.LossConfig, *, mesh: Mesh | No
     return step
 
 
-def compile_train_step(step, state_where, abstract_state, abstract_batch, mesh: Mesh):
-    """Compiles ahead of time for the mesh, touching no data; the state is donated."""
+def lower_train_step(step, state_where, abstract_state, abstract_batch, mesh: Mesh):
+    """Traces a step for the mesh, ready to be compiled; the state is donated."""
     rows = partitioning.batch_sharding(mesh)
     whole = partitioning.replicated(mesh)
     with jax.set_mesh(mesh), nn.logical_axis_rules(partitioning.LOGICAL_RULES):
@@ -214,14 +214,24 @@ def compile_train_step(step, state_where, abstract_state, abstract_batch, mesh: 
             out_shardings=(state_where, whole),
             donate_argnums=0,
         )
-        return jitted.lower(abstract_state, abstract_batch).compile()
+        return jitted.lower(abstract_state, abstract_batch)
 
 
-def compile_eval_step(step, params_where, abstract_params, abstract_batch, mesh: Mesh):
-    """Compiles an eval step ahead of time for the mesh."""
+def compile_train_step(step, state_where, abstract_state, abstract_batch, mesh: Mesh):
+    """Compiles ahead of time for the mesh, touching no data; the state is donated."""
+    return lower_train_step(step, state_where, abstract_state, abstract_batch, mesh).compile()
+
+
+def lower_eval_step(step, params_where, abstract_params, abstract_batch, mesh: Mesh):
+    """Traces an eval step for the mesh, ready to be compiled."""
     rows = partitioning.batch_sharding(mesh)
     with jax.set_mesh(mesh), nn.logical_axis_rules(partitioning.LOGICAL_RULES):
         jitted = jax.jit(
             step, in_shardings=(params_where, rows), out_shardings=partitioning.replicated(mesh)
         )
-        return jitted.lower(abstract_params, abstract_batch).compile()
+        return jitted.lower(abstract_params, abstract_batch)
+
+
+def compile_eval_step(step, params_where, abstract_params, abstract_batch, mesh: Mesh):
+    """Compiles an eval step ahead of time for the mesh."""
+    return lower_eval_step(step, params_where, abstract_params, abstract_batch, mesh).compile()

@@ -1,7 +1,7 @@
 """One device's share of the vocabulary head: logits by blocks of tokens, and their gradients.
 
 B batch rows, S decoder length, D width, V vocabulary of this device, N tokens moved to the front,
-n tokens of one block.
+n tokens of one block, m those of the blocks that devices work off together (head.token_axes).
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ class LossSums(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """The static part of a call; hashable, so that custom_vjp can carry it."""
+    """The static part of a call; hashable, so that custom_vjp can carry it.
+
+    Of the mesh axes that split rows, those in `token_axes` split the vocabulary as well: their
+    devices gather each other's tokens, block by block, instead of the kernel.
+    """
 
     z_loss: float
     label_smoothing: float
@@ -43,12 +47,19 @@ class Head:
     batch_axes: tuple[str, ...]
     embed_axes: tuple[str, ...]
     vocab_axes: tuple[str, ...]
+    token_axes: tuple[str, ...] = ()
+
+    def ways(self, axes: tuple[str, ...]) -> int:
+        """Into how many parts mesh axes split."""
+        return 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in axes)
 
     @property
     def vocab_shards(self) -> int:
-        if self.mesh is None:
-            return 1
-        return math.prod(self.mesh.shape[axis] for axis in self.vocab_axes)
+        return self.ways(self.vocab_axes)
+
+    def without_tokens(self, axes: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of some axes along which devices do not share their tokens."""
+        return tuple(axis for axis in axes if axis not in self.token_axes)
 
 
 class _Tokens(NamedTuple):
@@ -80,19 +91,22 @@ def _compact(head: Head, block: int, hidden_BSD, targets_BS, weights_BS) -> _Tok
     )
 
 
-def _block_size(head: Head, tokens: int, vocabulary: int) -> int:
+def block_size(head: Head, tokens: int, vocabulary: int) -> int:
     """Rows of one block: the memory bound, but not so many that padding is computed."""
-    fits = int(head.logits_block_mib * 2**20) // (4 * vocabulary)
+    together = head.ways(head.token_axes)
+    row_bytes = 4 * vocabulary * together
+    fits = int(head.logits_block_mib * 2**20) // row_bytes
     if fits < 1:
         raise UserError(
             f"logits_block_mib is {head.logits_block_mib}, but the logits of one token take"
-            f" {4 * vocabulary / 2**20:.2f} MiB a device; write"
-            f" {math.ceil(4 * vocabulary / 2**20)} or more."
+            f" {row_bytes / 2**20:.2f} MiB a device; write"
+            f" {math.ceil(row_bytes / 2**20)} or more."
         )
-    if tokens <= min(fits, _EFFICIENT_ROWS):
+    efficient = max(1, _EFFICIENT_ROWS // together)
+    if tokens <= min(fits, efficient):
         return tokens
     # The loop runs whole blocks, so an eighth of the tokens bounds what padding can cost.
-    block = min(fits, max(_EFFICIENT_ROWS, -(-tokens // 8)))
+    block = min(fits, max(efficient, -(-tokens // 8)))
     return block // 8 * 8 or block
 
 
@@ -184,9 +198,25 @@ def _add_sums(a: LossSums, b: LossSums) -> LossSums:
 
 
 def _all_rows(head: Head, sums: LossSums) -> LossSums:
-    if head.mesh is None or not head.batch_axes:
-        return sums
-    return jax.lax.psum(sums, head.batch_axes)
+    """Sums over devices; those that share their tokens have each other's already."""
+    axes = head.without_tokens(head.batch_axes)
+    return jax.lax.psum(sums, axes) if head.mesh is not None and axes else sums
+
+
+def _together(head: Head, *arrays_n: jax.Array) -> tuple[jax.Array, ...]:
+    """This device's block and those of the devices that share its tokens, end to end."""
+    if not head.token_axes:
+        return arrays_n
+    gather = functools.partial(jax.lax.all_gather, axis_name=head.token_axes, tiled=True)
+    return tuple(gather(array) for array in arrays_n)
+
+
+def _own(head: Head, array_m: jax.Array, block: int) -> jax.Array:
+    """This device's block among those of _together."""
+    if not head.token_axes:
+        return array_m
+    start = jax.lax.axis_index(head.token_axes) * block
+    return jax.lax.dynamic_slice_in_dim(array_m, start, block)
 
 
 def _block_of(tokens: _Tokens, index, block: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -197,27 +227,27 @@ def _block_of(tokens: _Tokens, index, block: int) -> tuple[jax.Array, jax.Array,
 
 
 def sums_of_shard(head: Head, hidden_BSD, kernel_DV, targets_BS, weights_BS) -> LossSums:
-    block = _block_size(head, targets_BS.size, kernel_DV.shape[1])
+    block = block_size(head, targets_BS.size, kernel_DV.shape[1])
     tokens = _compact(head, block, hidden_BSD, targets_BS, weights_BS)
 
     def body(index, sums):
-        hidden_nD, targets_n, weights_n = _block_of(tokens, index, block)
-        stats = _statistics(head, hidden_nD, kernel_DV, targets_n)
-        return _add_sums(sums, _block_sums(head, stats, weights_n))
+        hidden_mD, targets_m, weights_m = _together(head, *_block_of(tokens, index, block))
+        stats = _statistics(head, hidden_mD, kernel_DV, targets_m)
+        return _add_sums(sums, _block_sums(head, stats, weights_m))
 
     return _all_rows(head, jax.lax.fori_loop(0, tokens.blocks, body, _zero_sums()))
 
 
 def log_probs_of_shard(head: Head, hidden_BSD, kernel_DV, targets_BS, weights_BS):
-    block = _block_size(head, targets_BS.size, kernel_DV.shape[1])
+    block = block_size(head, targets_BS.size, kernel_DV.shape[1])
     tokens = _compact(head, block, hidden_BSD, targets_BS, weights_BS)
 
     def body(index, carry):
-        hidden_nD, targets_n, _ = _block_of(tokens, index, block)
-        stats = _statistics(head, hidden_nD, kernel_DV, targets_n)
+        hidden_mD, targets_m, _ = _together(head, *_block_of(tokens, index, block))
+        stats = _statistics(head, hidden_mD, kernel_DV, targets_m)
         new = (stats.label_n - stats.lse_n, stats.correct_n)
         return tuple(
-            jax.lax.dynamic_update_slice_in_dim(old, x, index * block, 0)
+            jax.lax.dynamic_update_slice_in_dim(old, _own(head, x, block), index * block, 0)
             for old, x in zip(carry, new, strict=True)
         )
 
@@ -233,10 +263,11 @@ def _scatter_back(tokens: _Tokens, values_N: jax.Array, shape: tuple[int, ...]) 
 
 def gradients_of_shard(head: Head, hidden_BSD, kernel_DV, targets_BS, weights_BS):
     """The sums and their gradients in hidden and kernel, float32, of one device's rows."""
-    block = _block_size(head, targets_BS.size, kernel_DV.shape[1])
+    block = block_size(head, targets_BS.size, kernel_DV.shape[1])
     tokens = _compact(head, block, hidden_BSD, targets_BS, weights_BS)
 
-    def gradients(hidden_nD, targets_n, weights_n):
+    def gradients(*block_n):
+        hidden_nD, targets_n, weights_n = _together(head, *block_n)
         stats = _statistics(head, hidden_nD, kernel_DV, targets_n)
         dlogits_nV = _dlogits(head, stats, weights_n)
         dhidden_nD = _product("nv,dv->nd", head, dlogits_nV, kernel_DV)
@@ -244,6 +275,8 @@ def gradients_of_shard(head: Head, hidden_BSD, kernel_DV, targets_BS, weights_BS
         # optimizer updating it in place would have to copy it first.
         hidden_nD = _after(dhidden_nD, hidden_nD)
         dkernel_DV = _product("nd,nv->dv", head, hidden_nD, dlogits_nV)
+        if head.token_axes:  # summed over their shares of the vocabulary, each its own tokens
+            dhidden_nD = jax.lax.psum_scatter(dhidden_nD, head.token_axes, tiled=True)
         return _block_sums(head, stats, weights_n), dhidden_nD, dkernel_DV
 
     def body(index, carry):
@@ -260,7 +293,8 @@ def gradients_of_shard(head: Head, hidden_BSD, kernel_DV, targets_BS, weights_BS
         sums, dhidden_ND, dkernel_DV = jax.lax.fori_loop(0, tokens.blocks, body, carry)
     dhidden_BSD = _scatter_back(tokens, dhidden_ND, hidden_BSD.shape)
     if head.mesh is not None:
-        dhidden_BSD = jax.lax.psum(dhidden_BSD, head.vocab_axes) if head.vocab_axes else dhidden_BSD
+        axes = head.without_tokens(head.vocab_axes)
+        dhidden_BSD = jax.lax.psum(dhidden_BSD, axes) if axes else dhidden_BSD
         dkernel_DV = _reduce_kernel(head, dkernel_DV)
     return _all_rows(head, sums), dhidden_BSD, dkernel_DV
 
@@ -274,7 +308,7 @@ def _after(first: jax.Array, then: jax.Array) -> jax.Array:
 
 def _reduce_kernel(head: Head, dkernel_DV: jax.Array) -> jax.Array:
     """Sums over the batch axes and leaves each device its rows along the embed axes."""
-    rest = tuple(a for a in head.batch_axes if a not in head.embed_axes)
+    rest = head.without_tokens(tuple(a for a in head.batch_axes if a not in head.embed_axes))
     if rest:
         dkernel_DV = jax.lax.psum(dkernel_DV, rest)
     # Major axis first, the order in which a PartitionSpec splits a dimension.

@@ -7,6 +7,8 @@ H heads, K head width, V vocabulary, L layers, R rows of a cached step (B * beam
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -62,6 +64,11 @@ def _relative_bias(config: T5Config, bidirectional: bool) -> RelativeBias:
     )
 
 
+def _residual(config: T5Config, x: jax.Array) -> jax.Array:
+    """Lays the residual stream [B, T, D], or what is added to it, over the mesh."""
+    return constrain(x, "batch", "sequence" if config.sequence_parallel else "length", "embed")
+
+
 class EncoderLayer(nn.Module):
     """Self attention and MLP, each behind a norm and added to the residual stream."""
 
@@ -76,13 +83,13 @@ class EncoderLayer(nn.Module):
     def __call__(self, x_BTD, layer, visible_BTT, relative_1HTT, tower_keys_B):
         rate = self.config.dropout_rate
         keys_B = fold_keys(tower_keys_B, layer)
-        x_BTD = constrain(x_BTD, "batch", "length", "embed")
+        place = functools.partial(_residual, self.config)
+        x_BTD = place(x_BTD)
         normed_BTD = self.pre_attention_layer_norm(x_BTD)
         y_BTD = self.attention(normed_BTD, normed_BTD, visible_BTT, relative_1HTT, keys_B)
-        x_BTD = x_BTD + dropout(y_BTD, keys_B, Site.SELF_OUTPUT, rate)
+        x_BTD = x_BTD + dropout(place(y_BTD), keys_B, Site.SELF_OUTPUT, rate)
         y_BTD = self.mlp(self.pre_mlp_layer_norm(x_BTD), keys_B)
-        x_BTD = x_BTD + dropout(y_BTD, keys_B, Site.MLP_OUTPUT, rate)
-        return constrain(x_BTD, "batch", "length", "embed")
+        return place(x_BTD + dropout(place(y_BTD), keys_B, Site.MLP_OUTPUT, rate))
 
 
 class DecoderLayer(nn.Module):
@@ -103,16 +110,16 @@ class DecoderLayer(nn.Module):
     ):
         rate = self.config.dropout_rate
         keys_B = fold_keys(tower_keys_B, layer)
-        x_BSD = constrain(x_BSD, "batch", "length", "embed")
+        place = functools.partial(_residual, self.config)
+        x_BSD = place(x_BSD)
         normed_BSD = self.pre_self_attention_layer_norm(x_BSD)
         y_BSD = self.self_attention(normed_BSD, normed_BSD, visible_BSS, relative_1HSS, keys_B)
-        x_BSD = x_BSD + dropout(y_BSD, keys_B, Site.SELF_OUTPUT, rate)
+        x_BSD = x_BSD + dropout(place(y_BSD), keys_B, Site.SELF_OUTPUT, rate)
         normed_BSD = self.pre_cross_attention_layer_norm(x_BSD)
         y_BSD = self.encoder_decoder_attention(normed_BSD, encoded_BTD, cross_BST, None, keys_B)
-        x_BSD = x_BSD + dropout(y_BSD, keys_B, Site.CROSS_OUTPUT, rate)
+        x_BSD = x_BSD + dropout(place(y_BSD), keys_B, Site.CROSS_OUTPUT, rate)
         y_BSD = self.mlp(self.pre_mlp_layer_norm(x_BSD), keys_B)
-        x_BSD = x_BSD + dropout(y_BSD, keys_B, Site.MLP_OUTPUT, rate)
-        return constrain(x_BSD, "batch", "length", "embed")
+        return place(x_BSD + dropout(place(y_BSD), keys_B, Site.MLP_OUTPUT, rate))
 
     def step(self, x_RD, cached, past_bias_RHS, own_bias_H, cross_mask_BT):
         """One position of every row; `cached` is this layer's slice of the cache."""
