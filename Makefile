@@ -20,9 +20,13 @@ TORCH ?= torch==2.13.0
 # Processes of pytest; each starts its own JAX with eight simulated devices.
 TEST_PROCESSES ?= 2
 TORCH_TESTS := tests/formats/test_transformers.py
+# The compiler for TPU: 700 MB, and JAX looks for a TPU wherever it is installed, so it is put into
+# no environment.
+LIBTPU ?= .libtpu
+TPU_TESTS := tests/planning/test_tpu.py
 
 .PHONY: help venv beam-venv harness-venv torch-venv lock train study test beam-test \
-	harness-test torch-test chromium lint clean
+	harness-test torch-test tpu-test chromium lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -76,6 +80,12 @@ TORCH_EXTRA := $(BIN)/python -c 'from importlib.metadata import requires; print(
 	requires("mt0_tpu") if "extra == \"torch\"" in one and not one.startswith("torch")), sep="\n")' \
 	| sed "s/;.*//"
 
+$(LIBTPU)/.installed: requirements-tpu.lock $(STAMP)
+	rm -rf $(LIBTPU)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps --target $(LIBTPU) -r requirements-tpu.lock
+	touch $@
+
 lock: venv  ## the lock files anew, with the newest versions that setup.py allows
 	$(LOCK) --extra dev --output-file requirements.lock setup.py
 	$(LOCK) --extra dev --extra beam --output-file requirements-beam.lock setup.py
@@ -94,10 +104,12 @@ lint: venv  ## ruff
 
 test: lint  ## every test, those of Beam, the harness and torch with their own environments
 	$(if $(CI),-@$(MAKE) --no-print-directory chromium)
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --durations=15 --ignore=$(TORCH_TESTS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --durations=15 --ignore=$(TORCH_TESTS) \
+		--ignore=$(TPU_TESTS)
 	$(MAKE) beam-test
 	$(MAKE) harness-test
 	$(MAKE) torch-test
+	$(MAKE) tpu-test
 
 chromium:  ## headless Chromium for the tests of pages (Debian's, as root); they are skipped without it
 	command -v chromium-headless-shell chromium || { apt-get update -qq && \
@@ -112,6 +124,9 @@ harness-test: harness-venv  ## the tests of tasks of lm-evaluation-harness
 
 torch-test: venv torch-venv  ## the tests of exported folders in transformers
 	TORCH_VENV=$(TORCH_VENV) $(BIN)/python -m pytest $(TORCH_TESTS)
+
+tpu-test: venv $(LIBTPU)/.installed  ## the tests that compile for TPU, without one
+	LIBTPU=$(LIBTPU) $(BIN)/python -m pytest $(TPU_TESTS)
 
 clean:  ## what builds and tests leave behind; keeps .venv and runs
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from mt0_tpu import distributed, eval_follow, partitioning, rank_results
+from mt0_tpu import compile_cache, distributed, eval_follow, partitioning, rank_results
 from mt0_tpu.checkpoints import FOLDER, checkpoint_step, restore_params, steps_of
 from mt0_tpu.decode_config import DecodeConfig
 from mt0_tpu.errors import UserError, did_you_mean
@@ -103,6 +103,7 @@ def evaluate(
     )  # fmt: skip
     patience = Patience(follow_poll_seconds, follow_timeout_minutes)
     distributed.initialize()
+    compile_cache.enable(eval_output_dir)
     leader = jax.process_index() == 0
     say = functools.partial(print, file=sys.stderr, flush=True) if leader else lambda text: None
     origin = os.path.abspath(checkpoint_path) if checkpoint_path else "untrained"

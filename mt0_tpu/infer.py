@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from mt0_tpu import distributed, partitioning, scoring
+from mt0_tpu import compile_cache, distributed, partitioning, scoring
 from mt0_tpu.countdown import Countdown
 from mt0_tpu.decode_config import DecodeConfig
 from mt0_tpu.errors import UserError, did_you_mean
@@ -129,6 +129,7 @@ def infer(
         ]
         vocabulary, inputs_eos = None, None  # the task's own
     distributed.initialize()
+    compile_cache.enable(infer_output_dir)
     device_mesh = partitioning.make_mesh(mesh)
     partitioning.check_batch_size(batch_size, device_mesh)
     job = _Job(

@@ -20,6 +20,7 @@ import numpy as np
 
 from mt0_tpu import (
     checkpoints,
+    compile_cache,
     distributed,
     losses,
     partitioning,
@@ -113,6 +114,7 @@ def train(
     """
     began = time.monotonic()
     distributed.initialize()
+    kept = compile_cache.enable(model_dir)
     leader = jax.process_index() == 0
     line = progress.ProgressLine(stream=sys.stderr if leader else open(os.devnull, "w"))
     say = line.say
@@ -203,7 +205,8 @@ def train(
     compare_replicas = replica_check.make(
         check_replicas_every_steps, where, shapes, device_mesh, say
     )
-    say(f"compiled in {progress.duration(time.monotonic() - compile_began)}")
+    compile_seconds = progress.duration(time.monotonic() - compile_began)
+    say(f"compiled in {compile_seconds}" + (f"; kept in {kept}" if kept else ""))
     distributed.barrier("compiled")
     notice = StopNotice(
         distributed.watch(), leader, checkpoint.grace_seconds,

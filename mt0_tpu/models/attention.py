@@ -176,6 +176,9 @@ class Attention(nn.Module):
         logits_BHST = jnp.einsum(
             "bshk,bthk->bhst", query_BSHK, key_BTHK, preferred_element_type=jnp.float32
         )
+        # Said of every step, and so of its gradient: by heads, never by queries, whatever lies
+        # around it.
+        logits_BHST = layers.constrain(logits_BHST, "batch", "heads", "length", None)
         bias = mask_bias(visible_BST)[:, None, :, :]
         if relative_1HST is not None:
             bias = bias + repeat_rows(relative_1HST, x_BSD.shape[0])
@@ -188,6 +191,7 @@ class Attention(nn.Module):
                 dropout_keys_B, self.probabilities_site, self.dropout_rate, row_shape, self.dtype
             )
         mixed_BSHK = jnp.einsum("bhst,bthk->bshk", probabilities_BHST, value_BTHK)
+        mixed_BSHK = layers.constrain(mixed_BSHK, "batch", "length", "heads", "kv")
         return self.out(mixed_BSHK.reshape(*mixed_BSHK.shape[:2], -1))
 
     def self_step(

@@ -190,6 +190,8 @@ class Decoder(nn.Module):
         visible_BSS = visible(segment_ids_BS, segment_ids_BS, causal=True)
         relative_1HSS = self.relpos_bias(x_BSD.shape[1])
         tower_keys_B = fold_keys(dropout_keys_B, Site.DECODER_LAYERS)
+        # Every layer reads it whole: put together once, whatever `sequence_parallel` says.
+        encoded_BTD = constrain(encoded_BTD, "batch", "length", "embed")
 
         def body(layer, x_BSD, index):
             x_BSD = layer(

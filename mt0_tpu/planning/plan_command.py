@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 
 from mt0_tpu.errors import UserError, did_you_mean
@@ -49,6 +50,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="INPUTS/TARGETS,…",
         help="row lengths to try beside the recipe's, as 512/128,2048/512",
     )
+    parser.add_argument(
+        "--save",
+        metavar="FOLDER",
+        help="keeps the compiled step where a run with $MT0_COMPILE_CACHE=FOLDER reads it (cpu-N)",
+    )
     parser.add_argument("--json", action="store_true", help="prints one JSON object instead")
 
 
@@ -62,6 +68,8 @@ def run(flags: argparse.Namespace, gin_flags: tuple) -> int:
     if not flags.topology:
         raise UserError("`mt0 plan` needs a topology, for example --topology=v4-128")
     top = topologies.topology(flags.topology, flags.slices)
+    if flags.save:
+        _keep_in(flags, top)
     compile_devices.prepare(top)
     arguments = arguments_of(flags.job, gin_flags)
     if flags.search:
@@ -75,7 +83,27 @@ def run(flags: argparse.Namespace, gin_flags: tuple) -> int:
         print(json.dumps(made.as_dict(), indent=1))
     else:
         print("\n".join([*plan_text.lines(made), *_advice(made, arguments)]))
+        if flags.save:
+            print(f"kept in {flags.save}: run with MT0_COMPILE_CACHE={flags.save}")
     return NO_FIT if made.fits is False else 0
+
+
+def _keep_in(flags: argparse.Namespace, top: topologies.Topology) -> None:
+    """Lets JAX write the entry of its compilation cache that the run itself would write.
+
+    JAX's other way, jax.experimental.serialize_executable, is a pickle: whoever wrote the file
+    could run anything here, so nothing of it is read or written.
+    """
+    if flags.search:
+        raise UserError("--save is for one plan; leave --search out")
+    if top.tpu is not None:
+        raise UserError(
+            f"--save cannot keep a step for {top.name}: JAX's compilation cache takes only what "
+            "was compiled for devices that are there; the run's first start writes it, and every "
+            "later one reads it"
+        )
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = flags.save
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
 def _advice(made, arguments) -> list[str]:
