@@ -65,7 +65,7 @@ def choose(size: str, name: str) -> None:
         f"#   mt0 train --gin_file={recipe(size)} --gin_file={hardware_file(size, name)} …",
         "# Chosen by formula; docs/hardware.md has what the compiler says of it. Never run.",
         "",
-        *search.gin_lines(best),
+        *search.gin_lines(best, arguments["model"]),
     ]
     path = gin_folder() / hardware_file(size, name)
     path.parent.mkdir(parents=True, exist_ok=True)

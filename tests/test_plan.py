@@ -175,3 +175,17 @@ def test_libtpu_absent(capsys, monkeypatch):
     monkeypatch.setattr(compile_devices.importlib.util, "find_spec", lambda name: None)
     code, shown = run(capsys, RECIPE, "--topology=v4-8")
     assert code == 2 and "pip install 'mt0_tpu[tpu]'" in shown.err
+
+
+def test_a_decoder_only_network():
+    """Its rows have one side; the head is its token table."""
+    from tests.tiny_bloom import TINY_BLOOM
+
+    lengths = {"inputs": 16, "targets": 8}
+    dataset = DatasetConfig("unread", lengths, batch_size=16, pack=True)
+    arguments = ARGUMENTS | {"model": TINY_BLOOM, "train_dataset": dataset}
+    made = plan.plan("train", arguments, CPU)
+    assert (made.input_length, made.target_length) == (0, 24)
+    assert made.flops * 8 == pytest.approx(made.model_flops, rel=0.02)
+    with pytest.raises(UserError, match="encoder-decoder networks alone"):
+        plan.plan("decode", arguments, CPU)

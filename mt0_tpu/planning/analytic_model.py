@@ -86,7 +86,7 @@ def predict(
     """Returns what a candidate should need.
 
     Args:
-      config: a T5Config; its remat_policy and sequence_parallel are the candidate's.
+      config: a T5Config or BloomConfig; its remat_policy and sequence_parallel are the candidate's.
       state_of_device: state_bytes on the candidate's mesh.
     """
     parameters, optimizer_bytes = state_of_device
@@ -127,6 +127,14 @@ def _axes_of(entry) -> tuple[str, ...]:
     return (entry,) if isinstance(entry, str) else tuple(entry)
 
 
+def _stacks(config: Any) -> tuple[int, int, int, int]:
+    """Encoder layers, decoder layers, attentions of a decoder layer, kernels into the MLP."""
+    if config.decoder_only:
+        return 0, config.num_layers, 1, 1
+    into = len(config.mlp_activations)
+    return config.num_encoder_layers, config.num_decoder_layers, 2, into
+
+
 def _cut(config: Any, one: Candidate) -> tuple[float, float, float, float]:
     """Heads, joined heads, feed-forward and vocabulary of one device."""
     ways = one.tensor
@@ -139,20 +147,20 @@ def _saved_bytes(config: Any, one: Candidate) -> float:
     """Activations that wait for the backward pass, of one microbatch."""
     heads, joined, mlp, _ = _cut(config, one)
     width = config.emb_dim / (one.tensor if one.sequence_parallel else 1)
-    into_mlp = len(config.mlp_activations) * mlp
+    encoders, decoders, attentions, into = _stacks(config)
+    into_mlp, crosses = into * mlp, attentions - 1
     item = 2 if config.dtype == "bfloat16" else 4
     b, t, s = one.rows_of_a_device, one.inputs, one.targets
     if one.remat_policy == "full":
         encoder, decoder, cross = width, width, 0.0
     else:  # the stream, the products' results
         encoder = 2 * width + 3 * joined + into_mlp
-        decoder = 3 * width + 4 * joined + into_mlp
-        cross = 2 * joined
+        decoder = encoder + crosses * (width + joined)
+        cross = 2 * joined * crosses
     if one.remat_policy == "none":  # norms, what activations and dropout keep, the softmax
         encoder += 2 * width + joined + mlp + heads * t * _PAIR_BYTES / 2 / item
         decoder += 3 * width + 2 * joined + mlp + heads * (s + t) * _PAIR_BYTES / 2 / item
-    tokens = config.num_encoder_layers * b * t * encoder
-    tokens += config.num_decoder_layers * b * (s * decoder + t * cross)
+    tokens = encoders * b * t * encoder + decoders * b * (s * decoder + t * cross)
     # The encoder's output and the embedded tokens are whole.
     return item * (tokens + b * (2 * t + 2 * s) * config.emb_dim)
 
@@ -161,11 +169,12 @@ def _working_bytes(config: Any, one: Candidate) -> float:
     """The most that one layer or the head needs while it is differentiated."""
     heads, joined, mlp, vocabulary = _cut(config, one)
     item = 2 if config.dtype == "bfloat16" else 4
-    b, t, s = one.rows_of_a_device, one.inputs, one.targets
-    layer = b * t * item * (6 * config.emb_dim + 4 * joined + 4 * mlp)
-    layer += b * heads * t * t * _PAIR_BYTES
+    b, s = one.rows_of_a_device, one.targets
+    longest = max(one.inputs, s)
+    layer = b * longest * item * (6 * config.emb_dim + 4 * joined + 4 * mlp)
+    layer += b * heads * longest**2 * _PAIR_BYTES
     # Kernels of a layer and their gradients, whole along the embedding.
-    layer += 2 * item * config.emb_dim * (4 * joined + (len(config.mlp_activations) + 1) * mlp)
+    layer += 2 * item * config.emb_dim * (4 * joined + (_stacks(config)[3] + 1) * mlp)
     tokens = b * s * one.fsdp
     if tokens < vocabulary:  # losses.py gathers the fewer: tokens, or the kernel's columns
         head = 8 * config.emb_dim * (b * s + vocabulary / one.fsdp)
@@ -196,9 +205,9 @@ def _sent_bytes(config: Any, one: Candidate) -> tuple[float, float]:
     """Bytes a device sends in a step: within its slice, to other slices."""
     item = 2 if config.dtype == "bfloat16" else 4
     joined = config.num_heads * config.head_dim
-    kernels = len(config.mlp_activations) + 1
-    encoder = config.num_encoder_layers * (4 * joined + kernels * config.mlp_dim)
-    decoder = config.num_decoder_layers * (8 * joined + kernels * config.mlp_dim)
+    encoders, decoders, attentions, into = _stacks(config)
+    encoder = encoders * (4 * joined + (into + 1) * config.mlp_dim)
+    decoder = decoders * (4 * attentions * joined + (into + 1) * config.mlp_dim)
     parameters = config.emb_dim * (encoder + decoder) / one.tensor
     passes = 3 if one.remat_policy == "full" else 2
     # Kernels are gathered in each pass, gradients scattered, for every microbatch.
@@ -210,9 +219,8 @@ def _sent_bytes(config: Any, one: Candidate) -> tuple[float, float]:
     between = 2 * (one.replica - 1) / one.replica * reduced if across else 0.0
     # The stream's partial sums, forward and backward (and again where it is recomputed).
     b = one.rows_of_a_device * one.num_microbatches
-    stream = 2 * config.num_encoder_layers * one.inputs + config.num_decoder_layers * (
-        3 * one.targets + one.inputs / 2
-    )
+    stream = 2 * encoders * one.inputs
+    stream += decoders * ((attentions + 1) * one.targets + (attentions - 1) * one.inputs / 2)
     times = (2.5 if one.sequence_parallel else 2) * passes
     sent += times * (one.tensor - 1) / one.tensor * item * b * stream * config.emb_dim
     return sent, between

@@ -15,9 +15,11 @@ def forward_flops(config: Any, rows: int, inputs: int, targets: int) -> float:
     """Returns 2 x multiply-adds of `rows` full rows, forward.
 
     Args:
-      config: a T5Config.
-      inputs, targets: tokens of a row.
+      config: a T5Config or BloomConfig.
+      inputs, targets: positions of a row's two sides; a decoder-only row has the second alone.
     """
+    if config.decoder_only:
+        return float(rows * _decoder_only_row(config, targets))
     size = NetworkSize(
         name="",
         width=config.emb_dim,
@@ -30,3 +32,10 @@ def forward_flops(config: Any, rows: int, inputs: int, targets: int) -> float:
     )
     row = size.encoder(inputs) + size.decoder(inputs, targets) + size.head(targets)
     return float(rows * row)
+
+
+def _decoder_only_row(config: Any, length: int) -> float:
+    """Four square kernels and two of the MLP; scores and weighted values of all pairs; the head."""
+    width = config.emb_dim
+    token = 2 * width * (4 * width + 2 * config.mlp_dim) + 4 * width * length
+    return length * (config.num_layers * token + 2 * width * config.vocab_size)

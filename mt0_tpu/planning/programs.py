@@ -21,7 +21,7 @@ from mt0_tpu import train_step as steps
 from mt0_tpu.data import batches
 from mt0_tpu.decode_config import DecodeConfig
 from mt0_tpu.errors import UserError
-from mt0_tpu.models.t5 import T5
+from mt0_tpu.models import networks
 from mt0_tpu.optimizers import Adafactor
 from mt0_tpu.schedules import LearningRate
 
@@ -125,10 +125,12 @@ def compile_job(job: str, arguments: Mapping[str, Any], devices: Sequence[Any]) 
 
 
 def _train(arguments, mesh):
-    dataset, microbatches = arguments["train_dataset"], arguments.get("num_microbatches") or 1
+    config, microbatches = arguments["model"], arguments.get("num_microbatches") or 1
+    dataset = arguments["train_dataset"].for_model(config.decoder_only)
     partitioning.check_batch_size(dataset.batch_size, mesh, microbatches)
-    network, optimizer = T5(arguments["model"]), arguments.get("optimizer", Adafactor())
+    network, optimizer = networks.network(config), arguments.get("optimizer", Adafactor())
     loss = arguments.get("loss", losses.LossConfig())
+    loss.check_batch_size(dataset.batch_size)
     shapes, axes = train_state.abstract_state(network, optimizer)
     where = partitioning.shardings(axes, shapes, mesh)
     batch = batches.abstract_batch(dataset)
@@ -142,17 +144,19 @@ def _train(arguments, mesh):
         "batch": (batch, partitioning.batch_sharding(mesh)),
     }
     rows = dataset.batch_size // microbatches
-    trips = head_blocks(arguments["model"], loss, rows, _lengths(dataset)[1], mesh)
+    trips = head_blocks(config, loss, rows, dataset.row_lengths[1], mesh)
     return (
-        _lengths(dataset), dataset.batch_size, kinds,
+        dataset.row_lengths, dataset.batch_size, kinds,
         lambda: steps.lower_train_step(step, where, shapes, batch, mesh), trips,
     )  # fmt: skip
 
 
 def _eval(arguments, mesh):
+    config = arguments["model"]
     dataset = arguments.get("train_eval_dataset") or arguments["train_dataset"]
+    dataset = dataset.for_model(config.decoder_only)
     partitioning.check_batch_size(dataset.batch_size, mesh)
-    network, loss = T5(arguments["model"]), arguments.get("loss", losses.LossConfig())
+    network, loss = networks.network(config), arguments.get("loss", losses.LossConfig())
     params, where = _parameters(network, mesh)
     batch = batches.abstract_batch(dataset)
     step = steps.make_eval_step(network, loss, mesh=mesh)
@@ -160,9 +164,9 @@ def _eval(arguments, mesh):
         "parameters": (params, where),
         "batch": (batch, partitioning.batch_sharding(mesh)),
     }
-    trips = head_blocks(arguments["model"], loss, dataset.batch_size, _lengths(dataset)[1], mesh)
+    trips = head_blocks(config, loss, dataset.batch_size, dataset.row_lengths[1], mesh)
     return (
-        _lengths(dataset), dataset.batch_size, kinds,
+        dataset.row_lengths, dataset.batch_size, kinds,
         lambda: steps.lower_eval_step(step, where, params, batch, mesh), trips,
     )  # fmt: skip
 
@@ -172,7 +176,7 @@ def _score(arguments, mesh):
     inputs, targets = _infer_lengths(arguments)
     rows, config = arguments.get("batch_size", 32), arguments["model"]
     partitioning.check_batch_size(rows, mesh)
-    params, where = _parameters(T5(config), mesh)
+    params, where = _parameters(networks.network(config), mesh)
     batch, batch_where, lower = scoring.lower_step(
         config, params, where, rows, (inputs, targets), mesh
     )
@@ -186,7 +190,7 @@ def _decode(arguments, mesh):
     inputs, targets = _infer_lengths(arguments)
     rows, config = arguments.get("batch_size", 32), arguments["model"]
     partitioning.check_batch_size(rows, mesh)
-    params, where = _parameters(T5(config), mesh)
+    params, where = _parameters(networks.network(config), mesh)
     engine = decoding.engine(config, arguments.get("decode", DecodeConfig()), targets, mesh=mesh)
     state, state_where, lower = engine.lower_run(params, where, rows, inputs)
     kinds = {"parameters": (params, where), "cache": (state, state_where)}
@@ -199,12 +203,12 @@ def _parameters(network, mesh):
     return params, partitioning.shardings(axes, params, mesh)
 
 
-def _lengths(dataset) -> tuple[int, int]:
-    lengths = dataset.task_feature_lengths
-    return lengths["inputs"], lengths["targets"]
-
-
 def _infer_lengths(arguments) -> tuple[int, int]:
+    if arguments["model"].decoder_only:
+        raise UserError(
+            "--job=decode and --job=score know encoder-decoder networks alone; plan this network "
+            "with --job=train or --job=eval"
+        )
     lengths = arguments.get("task_feature_lengths")
     if not lengths or {"inputs", "targets"} - set(lengths):
         raise UserError(

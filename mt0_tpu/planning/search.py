@@ -14,8 +14,8 @@ from typing import Any
 
 from mt0_tpu import train_state
 from mt0_tpu.errors import UserError
+from mt0_tpu.models import networks
 from mt0_tpu.models.config import REMAT_POLICIES
-from mt0_tpu.models.t5 import T5
 from mt0_tpu.optimizers import Adafactor
 from mt0_tpu.partitioning import MeshConfig
 from mt0_tpu.plan import Plan, plan
@@ -42,12 +42,14 @@ class Found:
     """What a search saw.
 
     Attributes:
+      config: the recipe's network.
       candidates: how many there are; predicted: those that should fit, fastest first.
       tried: compiled, those that fit and are fastest first.
       agreed, pairs: of the pairs of compiled candidates that fit, how many the formulas had in
         the compiled order.
     """
 
+    config: Any
     candidates: int
     predicted: list[tuple[Candidate, Prediction]]
     tried: list[Tried]
@@ -100,7 +102,7 @@ def search(
         tried.append(Tried(candidate, prediction, made))
     agreed, pairs = agreement(tried)
     tried.sort(key=_speed)
-    return Found(len(everything), fitting, tried, agreed, pairs)
+    return Found(arguments["model"], len(everything), fitting, tried, agreed, pairs)
 
 
 def candidates(
@@ -109,8 +111,9 @@ def candidates(
     row_lengths: Sequence[tuple[int, int]] = (),
 ) -> Iterator[Candidate]:
     """Every combination that divides: axes are powers of two, slices the replica axis."""
-    config, dataset = arguments["model"], arguments["train_dataset"]
-    own = (dataset.task_feature_lengths["inputs"], dataset.task_feature_lengths["targets"])
+    config = arguments["model"]
+    dataset = arguments["train_dataset"].for_model(config.decoder_only)
+    own = dataset.row_lengths
     positions = dataset.batch_size * sum(own)
     share = topology.devices_per_slice
     for tensor, lengths in itertools.product(_powers(share), dict.fromkeys([own, *row_lengths])):
@@ -123,7 +126,8 @@ def candidates(
             for microbatches in _powers(_MOST_MICROBATCHES):
                 if rows % (ways * microbatches):
                     continue
-                cuts = (False, True) if tensor > 1 and not _odd(lengths, tensor) else (False,)
+                cuttable = hasattr(config, "sequence_parallel") and tensor > 1
+                cuts = (False, True) if cuttable and not _odd(lengths, tensor) else (False,)
                 for policy, sequence in itertools.product(REMAT_POLICIES, cuts):
                     yield Candidate(
                         topology.slices, data, fsdp, tensor, microbatches, policy, sequence,
@@ -157,7 +161,7 @@ def predictions(
 
 @functools.lru_cache(maxsize=8)
 def _abstract_state(config: Any, optimizer: Any):
-    return train_state.abstract_state(T5(config), optimizer)
+    return train_state.abstract_state(networks.network(config), optimizer)
 
 
 def some_fit(arguments: Mapping[str, Any], topology: Topology) -> bool:
@@ -195,14 +199,16 @@ def _varied(fitting, most: int):
 
 def with_candidate(arguments: Mapping[str, Any], one: Candidate) -> dict[str, Any]:
     """Returns the run's arguments with the candidate's settings."""
-    dataset = dataclasses.replace(
-        arguments["train_dataset"],
-        batch_size=one.rows,
-        task_feature_lengths={"inputs": one.inputs, "targets": one.targets},
-    )
-    model = dataclasses.replace(
-        arguments["model"], remat_policy=one.remat_policy, sequence_parallel=one.sequence_parallel
-    )
+    changes: dict[str, Any] = {"batch_size": one.rows}
+    if arguments["train_dataset"].for_model(arguments["model"].decoder_only).row_lengths != (
+        one.inputs, one.targets,
+    ):  # fmt: skip
+        changes["task_feature_lengths"] = {"inputs": one.inputs, "targets": one.targets}
+    dataset = dataclasses.replace(arguments["train_dataset"], **changes)
+    cut = {}
+    if hasattr(arguments["model"], "sequence_parallel"):
+        cut["sequence_parallel"] = one.sequence_parallel
+    model = dataclasses.replace(arguments["model"], remat_policy=one.remat_policy, **cut)
     return dict(arguments) | {
         "model": model,
         "train_dataset": dataset,
@@ -241,8 +247,9 @@ def describe(one: Candidate) -> str:
     )
 
 
-def gin_lines(one: Candidate, family: str = "network.T5Config") -> list[str]:
-    """What to paste into a gin file after the recipe."""
+def gin_lines(one: Candidate, config: Any) -> list[str]:
+    """What to paste into a gin file after the recipe, whose network `config` is."""
+    family = "network.BloomConfig" if config.decoder_only else "network.T5Config"
     lines = [
         f"partitioning.PjitPartitioner.data = {one.data}",
         f"partitioning.PjitPartitioner.fsdp = {one.fsdp}",

@@ -27,7 +27,7 @@ def lines(found: Found) -> list[str]:
         shown += ["", "none of those compiled fits; raise --compile, or take a larger slice"]
         return shown
     shown += ["", "to paste after the recipe's own lines:"]
-    shown += [f"  {line}" for line in search.gin_lines(best.candidate)]
+    shown += [f"  {line}" for line in search.gin_lines(best.candidate, found.config)]
     return shown
 
 
@@ -51,7 +51,7 @@ def as_dict(found: Found) -> dict[str, Any]:
         "pairs": found.pairs,
         "tried": [
             {
-                "gin": search.gin_lines(one.candidate),
+                "gin": search.gin_lines(one.candidate, found.config),
                 "rows": one.candidate.rows,
                 "predicted_step_s": one.prediction.seconds,
                 "predicted_peak_bytes": one.prediction.peak_bytes,

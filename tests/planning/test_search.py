@@ -98,7 +98,7 @@ def test_gin_lines_are_read_back(tmp_path):
 
     best = dataclasses.replace(SIXTEEN_BY_FOUR, sequence_parallel=True, num_microbatches=2)
     pasted = tmp_path / "pasted.gin"
-    pasted.write_text("\n".join(search.gin_lines(best)))
+    pasted.write_text("\n".join(search.gin_lines(best, XXL)))
     files = ["recipes/packed_mt0_xxl.gin", str(pasted)]
     resolved = gin_config.resolve("train", files, ["MODEL_DIR = ''"]).arguments
     assert resolved["mesh"].tensor_ways == 4 and resolved["mesh"].fsdp == 16
