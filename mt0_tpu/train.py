@@ -186,7 +186,7 @@ def train(
         write_run_file(model_dir, step, final_step)
 
     # Compilation: ahead of time, then all hosts meet before the first collective.
-    compile_began = time.monotonic()
+    compile_began, read_before = time.monotonic(), compile_cache.hits()
     say(f"compiling for {device_mesh.size} device(s) {dict(device_mesh.shape)} ...")
     run_step = steps.compile_train_step(
         steps.make_train_step(
@@ -206,7 +206,9 @@ def train(
         check_replicas_every_steps, where, shapes, device_mesh, say
     )
     compile_seconds = progress.duration(time.monotonic() - compile_began)
-    say(f"compiled in {compile_seconds}" + (f"; kept in {kept}" if kept else ""))
+    from_disk = compile_cache.hits() - read_before
+    where_from = f": {from_disk} read from" if from_disk else "; kept in"
+    say(f"compiled in {compile_seconds}" + (f"{where_from} {kept}" if kept else ""))
     distributed.barrier("compiled")
     notice = StopNotice(
         distributed.watch(), leader, checkpoint.grace_seconds,
