@@ -124,6 +124,16 @@ def test_every_mesh_gives_the_step_of_one_device(one_device, name):
     assert_same_params(params, one_device[1])
 
 
+def test_cutting_the_sequence_changes_no_number(one_device):
+    """The residual stream in four pieces of 6 and 4 positions, put together where heads need it."""
+    config = dataclasses.replace(DROPOUT, sequence_parallel=True)
+    losses, params = run(
+        config, packed_batch(), mesh_config=MESHES["tensor4"], factor="AVERAGE_PER_SEQUENCE"
+    )
+    np.testing.assert_allclose(losses, one_device[0], rtol=2e-6)
+    assert_same_params(params, one_device[1])
+
+
 @pytest.mark.parametrize("num_microbatches", [2, 4])
 @pytest.mark.parametrize("mesh", [None, MeshConfig(data=2, fsdp=1, tensor=4)])
 def test_microbatches_give_the_step_of_the_whole_batch(one_device, num_microbatches, mesh):
