@@ -137,6 +137,7 @@ def _train(arguments, mesh):
     step = steps.make_train_step(
         network, loss, optimizer, arguments.get("learning_rate", LearningRate()), axes.params,
         seed=arguments.get("random_seed", 0), num_microbatches=microbatches, mesh=mesh,
+        skip_nonfinite=arguments.get("on_nonfinite") == "skip",
     )  # fmt: skip
     kinds = {
         "parameters": (shapes.params, where.params),
