@@ -170,42 +170,6 @@ def place_batch(features: dict[str, np.ndarray], mesh: Mesh | None) -> dict[str,
     return {name: put(name, array) for name, array in features.items()}
 
 
-def lower_step(config: T5Config, params, params_where, rows: int, lengths: tuple[int, int], mesh):
-    """Traces the step of score_choices for rows that are full, ready to be compiled.
-
-    Args:
-      params: abstract, lying at `params_where`.
-      lengths: (encoder, decoder) tokens of a row.
-
-    Returns:
-      (the batch's shapes, where they lie, a function that traces).
-    """
-    inputs, targets = lengths
-    ways = partitioning.batch_ways(mesh)
-    shapes = dict.fromkeys(("encoder_input_tokens", "encoder_segment_ids"), (rows, inputs))
-    decoder = ("input_tokens", "target_tokens", "segment_ids", "cross_ids")
-    shapes |= {f"decoder_{name}": (rows, targets) for name in decoder}
-    # No choice repeats another's beginning.
-    shapes |= {"counted_WN": (ways, rows // ways * targets), "first_Q": (0,), "repeated_Q": (0,)}
-    over, whole = partitioning.batch_sharding(mesh), partitioning.replicated(mesh)
-    where = {name: whole if len(shape) == 1 else over for name, shape in shapes.items()}
-    batch = {
-        name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=where[name])
-        for name, shape in shapes.items()
-    }
-
-    def lower():
-        placed = jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            params,
-            params_where,
-        )
-        with jax.set_mesh(mesh), nn.logical_axis_rules(partitioning.LOGICAL_RULES):
-            return _compiled_step(config, mesh, False).lower(placed, batch)
-
-    return batch, where, lower
-
-
 @functools.cache
 def _compiled_step(config: NetworkConfig, mesh: Mesh | None, compare: bool):
     """Returns the jitted step; cached, so that evaluations in training compile once."""
@@ -250,3 +214,39 @@ def _step(params, batch, *, config: NetworkConfig, mesh: Mesh | None, compare: b
     difference_Q = jnp.sum(hidden_QD * (own_DQ - first_DQ).astype(jnp.float32).T, axis=-1)
     outputs = (log_probs_WN, difference_Q)
     return (*outputs, correct_WN) if compare else outputs
+
+
+def lower_step(config: NetworkConfig, params, params_where, rows: int, lengths: tuple[int, int], mesh):
+    """Traces the step of score_choices for rows that are full, ready to be compiled.
+
+    Args:
+      params: abstract, lying at `params_where`.
+      lengths: (encoder, decoder) tokens of a row.
+
+    Returns:
+      (the batch's shapes, where they lie, a function that traces).
+    """
+    inputs, targets = lengths
+    ways = partitioning.batch_ways(mesh)
+    shapes = dict.fromkeys(("encoder_input_tokens", "encoder_segment_ids"), (rows, inputs))
+    decoder = ("input_tokens", "target_tokens", "segment_ids", "cross_ids")
+    shapes |= {f"decoder_{name}": (rows, targets) for name in decoder}
+    # No choice repeats another's beginning.
+    shapes |= {"counted_WN": (ways, rows // ways * targets), "first_Q": (0,), "repeated_Q": (0,)}
+    over, whole = partitioning.batch_sharding(mesh), partitioning.replicated(mesh)
+    where = {name: whole if len(shape) == 1 else over for name, shape in shapes.items()}
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=where[name])
+        for name, shape in shapes.items()
+    }
+
+    def lower():
+        placed = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            params,
+            params_where,
+        )
+        with jax.set_mesh(mesh), nn.logical_axis_rules(partitioning.LOGICAL_RULES):
+            return _compiled_step(config, mesh, False).lower(placed, batch)
+
+    return batch, where, lower
