@@ -103,7 +103,7 @@ def _estimate_lines(plan: Plan) -> list[str]:
 
 
 def duration(hours: float) -> str:
-    """Returns 2.3 days, 5.1 hours or 12 minutes."""
+    """Returns 2.3 days, 5.1 hours or 12 min."""
     if hours >= 48:
         return f"{hours / 24:.1f} days"
-    return f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
+    return f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.0f} min"
