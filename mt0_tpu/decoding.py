@@ -123,9 +123,10 @@ class Engine:
             params,
             jax.ShapeDtypeStruct((slots, length), jnp.int32),
             jax.ShapeDtypeStruct((slots,), jnp.int32),
+            jax.ShapeDtypeStruct((slots,), jnp.int32),
             jax.ShapeDtypeStruct((), jnp.uint32),
         )
-        where = partitioning.shardings(_axes(state), state, self.mesh)
+        where = partitioning.shardings(_axes(self, state), state, self.mesh)
 
         def placed(leaf, place):
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)

@@ -216,7 +216,9 @@ def _step(params, batch, *, config: NetworkConfig, mesh: Mesh | None, compare: b
     return (*outputs, correct_WN) if compare else outputs
 
 
-def lower_step(config: NetworkConfig, params, params_where, rows: int, lengths: tuple[int, int], mesh):
+def lower_step(
+    config: NetworkConfig, params, params_where, rows: int, lengths: tuple[int, int], mesh: Mesh
+):
     """Traces the step of score_choices for rows that are full, ready to be compiled.
 
     Args:
