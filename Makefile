@@ -19,7 +19,7 @@ TORCH_STAMP := $(TORCH_VENV)/.installed
 TORCH ?= torch==2.13.0
 # Processes of pytest; each starts its own JAX with eight simulated devices.
 TEST_PROCESSES ?= 2
-TORCH_TESTS := tests/formats/test_transformers.py
+TORCH_TESTS := tests/formats/test_transformers.py tests/formats/test_transformers_bloom.py
 # The compiler for TPU: 700 MB, and JAX looks for a TPU wherever it is installed, so it is put into
 # no environment.
 LIBTPU ?= .libtpu
@@ -104,8 +104,8 @@ lint: venv  ## ruff
 
 test: lint  ## every test, those of Beam, the harness and torch with their own environments
 	$(if $(CI),-@$(MAKE) --no-print-directory chromium)
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --durations=15 --ignore=$(TORCH_TESTS) \
-		--ignore=$(TPU_TESTS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --durations=15 \
+		$(addprefix --ignore=,$(TORCH_TESTS) $(TPU_TESTS))
 	$(MAKE) beam-test
 	$(MAKE) harness-test
 	$(MAKE) torch-test
