@@ -229,7 +229,8 @@ def wait_for(place: bytes, job: TrainingJob, children: list[Child], rng: random.
                 return False
             time.sleep(0.002)
         return True
-    target, delay = rng.randint(1, 9), rng.uniform(0.0, 0.05)
+    # An evaluation is over in milliseconds.
+    target, delay = rng.randint(1, 9), rng.uniform(0.0, 0.002 if place == EVAL else 0.05)
     deadline = time.monotonic() + _PATIENCE_S
     while time.monotonic() < deadline:
         if all(child.poll() is not None for child in children):
@@ -244,7 +245,7 @@ def wait_for(place: bytes, job: TrainingJob, children: list[Child], rng: random.
         if arrived:
             time.sleep(delay)
             return all(child.poll() is None for child in children)
-        time.sleep(0.003)
+        time.sleep(0.0005 if place == EVAL else 0.003)
     return False
 
 
@@ -446,12 +447,10 @@ def scores_of(folder: Path) -> dict:
     }
 
 
-PARTS = ("one", "two", "jobs")
+PARTS = ("one", "two", "infer", "eval", "cache")
 
 
-def campaign(
-    kills: int, seed: int, root: Path, parts: Sequence[str] = PARTS, caches: bool = True
-) -> Tally:
+def campaign(kills: int, seed: int, root: Path, parts: Sequence[str] = PARTS) -> Tally:
     """Spends about two fifths of the kills on runs of one process, a third on runs of two."""
     rng, tally = random.Random(seed), Tally()
     cache = root / "cache"
@@ -460,7 +459,7 @@ def campaign(
     inputs = root / "asked.jsonl"
     lines = [{"inputs": f"question {n}"} for n in range(64)]
     inputs.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    share = {"cache": kills // 12 if caches else 0, "eval": kills // 12, "infer": kills // 12}
+    share = dict.fromkeys(("infer", "eval", "cache"), kills // 12)
     of_two = kills // 3
     of_one = kills - of_two - sum(share.values())
     for part, count, its_kills in (("one", 1, of_one), ("two", 2, of_two)):
@@ -479,7 +478,7 @@ def campaign(
         "cache": lambda out: Command(cache_command(out), errors),
     }
     for name, start in starts.items():
-        if share[name] and "jobs" in parts:
+        if share[name] and name in parts:
             shown = scores_of if name == "eval" else files_of
             kill_any_time(name, start, root / name, share[name], rng, tally, shown)
     return tally
@@ -493,7 +492,6 @@ def main() -> None:
     parser.add_argument(
         "--parts", nargs="+", choices=PARTS, default=PARTS, help="of the kills; all by default"
     )
-    parser.add_argument("--no_cache", action="store_true", help="leaves `mt0 cache` out")
     flags = parser.parse_args()
     began = time.monotonic()
     # Not a TemporaryDirectory, which the exit of each forked process would delete.
@@ -501,7 +499,7 @@ def main() -> None:
     try:
         jax.config.update("jax_compilation_cache_dir", f"{folder}/compiled")
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        tally = campaign(flags.kills, flags.seed, Path(folder), flags.parts, not flags.no_cache)
+        tally = campaign(flags.kills, flags.seed, Path(folder), flags.parts)
     finally:
         shutil.rmtree(folder)
     print("\n".join(["", *tally.lines(time.monotonic() - began)]), flush=True)

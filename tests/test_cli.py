@@ -1,8 +1,11 @@
 """The `mt0` command: its words, its exit codes, what it imports."""
 
 import functools
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -187,3 +190,15 @@ def test_check_replicas_is_a_binding_of_any_training(capsys, flag, steps, files)
 def test_check_replicas_wants_steps(capsys):
     assert cli.main(["train", "--dry_run", "--check_replicas=often"]) == 2
     assert "invalid int value: 'often'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name, code", [("SIGTERM", 42), ("SIGUSR1", 42), ("SIGINT", 130)])
+def test_a_signal_ends_any_command_with_a_code_for_launchers(name, code, monkeypatch, capsys):
+    def work(arguments):
+        os.kill(os.getpid(), getattr(signal, name))
+        time.sleep(10)
+
+    monkeypatch.setattr(cli, "_dispatch", work)
+    assert cli.main(["cache"]) == code
+    said = capsys.readouterr().err
+    assert said == "mt0: interrupted\n" or said.startswith(f"mt0: stopped by {name}; the same ")

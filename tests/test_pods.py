@@ -191,7 +191,16 @@ def test_a_second_signal_leaves_the_last_checkpoint(cache_dir, tmp_path):
 @pytest.mark.slow
 def test_a_few_random_kills_lose_nothing(tmp_path):
     """benchmarks/fault_campaign.py does a hundred; `mt0 cache` is left to it."""
-    command = [sys.executable, "-m", "benchmarks.fault_campaign", "--kills", "6", "--no_cache"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.fault_campaign",
+        "--kills",
+        "6",
+        "--parts",
+        "one",
+        "two",
+    ]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     done = subprocess.run(
         [*command, "--seed", "7"], cwd=REPOSITORY, env=environment, capture_output=True, text=True
