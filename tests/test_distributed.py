@@ -122,15 +122,34 @@ distributed.barrier("eval ready 7", timeout_s=2)
     assert found[1][0] not in (0, 2)
 
 
-@pytest.mark.parametrize("index", [0, 1])
-def test_t5x_s_flags_reach_a_job(index, tmp_path):
-    """`mt0 train`, started as one of two, alone: it stops before any data is touched."""
+JOBS = {
+    "train": ("--gin_file=recipes/mini_mt0.gin", "--gin.MODEL_DIR='{out}/run'"),
+    "eval": (
+        "--gin_file=models/mt5/tiny.gin", "--gin_file=runs/eval.gin",
+        "--gin.MIXTURE_OR_TASK_NAME='mini_eval'", "--gin.CHECKPOINT_PATH='{out}/none'",
+        "--gin.EVAL_OUTPUT_DIR='{out}/eval'",
+    ),
+    "infer": (
+        "--gin_file=models/mt5/tiny.gin", "--gin_file=runs/infer.gin",
+        "--gin.INPUTS_PATH='{inputs}'", "--gin.TASK_FEATURE_LENGTHS={{'inputs':8,'targets':8}}",
+        "--gin.VOCABULARY='byt5'", "--gin.network.T5Config.vocab_size=384", "--gin.CHECKPOINT_PATH='{out}/none'",
+        "--gin.INFER_OUTPUT_DIR='{out}/infer'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("job, index", [("train", 0), ("eval", 0), ("infer", 1)])
+def test_t5x_s_flags_reach_a_job(job, index, tmp_path):
+    """A job, started as one of two, alone: it stops before any data is touched."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    inputs, out = tmp_path / "asked.txt", tmp_path / "out"
+    inputs.write_text("why?\n")
     command = [
-        sys.executable, "-m", "mt0_tpu", "train", "--gin_file=recipes/mini_mt0.gin",
-        f"--gin.MODEL_DIR='{tmp_path}/run'", "--multiprocess_gpu", "--process_count=2",
+        sys.executable, "-m", "mt0_tpu", job,
+        *(flag.format(out=out, inputs=inputs) for flag in JOBS[job]),
+        "--multiprocess_gpu", "--process_count=2",
         f"--coordinator_address=127.0.0.1:{port}", f"--process_index={index}",
         "--initialization_timeout=2",
     ]  # fmt: skip
@@ -143,4 +162,4 @@ def test_t5x_s_flags_reach_a_job(index, tmp_path):
         assert lines[-1].startswith("mt0: error: after 2 s 1 of 2 processes are here; absent: 1.")
     else:
         assert lines[-1].startswith("mt0: error: process 1 of 2 waited 2 s for process 0, which")
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [inputs]
