@@ -467,8 +467,10 @@ def campaign(kills: int, seed: int, root: Path, parts: Sequence[str] = PARTS) ->
             continue
         reference = TrainingJob(root / f"undisturbed{count}", cache, count)
         codes = [child.wait() for child in reference.start()]
-        assert not any(codes), (reference.folder / "errors0").read_text()
-        assert in_a_child(lambda job=reference: save_numbers(job), reference.folder)
+        if any(codes):
+            raise RuntimeError((reference.folder / "errors0").read_text())
+        if not in_a_child(lambda job=reference: save_numbers(job), reference.folder):
+            raise RuntimeError((reference.folder / "errors-check").read_text())
         train_with_kills(root / f"jobs{count}", cache, reference, its_kills, rng, tally)
         print("\n".join(["", *tally.lines(0.0)]), flush=True)
     errors = root / "errors"

@@ -132,7 +132,8 @@ JOBS = {
     "infer": (
         "--gin_file=models/mt5/tiny.gin", "--gin_file=runs/infer.gin",
         "--gin.INPUTS_PATH='{inputs}'", "--gin.TASK_FEATURE_LENGTHS={{'inputs':8,'targets':8}}",
-        "--gin.VOCABULARY='byt5'", "--gin.network.T5Config.vocab_size=384", "--gin.CHECKPOINT_PATH='{out}/none'",
+        "--gin.VOCABULARY='byt5'", "--gin.network.T5Config.vocab_size=384",
+        "--gin.CHECKPOINT_PATH='{out}/none'",
         "--gin.INFER_OUTPUT_DIR='{out}/infer'",
     ),
 }  # fmt: skip
