@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -117,27 +116,6 @@ def test_kill_9_anywhere_leaves_the_metrics_of_an_uninterrupted_run(
     assert child(model_dir, cache_dir).wait() == 0
     assert record(model_dir) == record(uninterrupted)
     assert not [path for path in folder.iterdir() if "tmp" in path.name]
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one(cache_dir, uninterrupted, tmp_path):
-    """Each reads its own rows of the same stream, over the network of this machine."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    job = {"MT0_COORDINATOR": f"127.0.0.1:{port}", "MT0_NUM_PROCESSES": "2"}
-    model_dir = tmp_path / "run"
-    processes = [
-        child(model_dir, cache_dir, environment=job | {"MT0_PROCESS_ID": str(number)})
-        for number in range(2)
-    ]
-    assert [process.wait(timeout=600) for process in processes] == [0, 0]
-    for one, other in zip(record(model_dir), record(uninterrupted), strict=True):
-        assert one[:2] == other[:2]
-        assert one[2] == pytest.approx(other[2], rel=1e-4)
-    # What two processes saved, one goes on from.
-    assert checkpoints.steps_of(model_dir) == [9, 12]
-    assert tiny_run.run(model_dir, cache_dir, STEPS + 1).step == STEPS + 1
 
 
 def test_a_run_asked_for_more_steps_goes_on(cache_dir, tmp_path):
