@@ -61,7 +61,7 @@ def ends(processes) -> list[tuple[int, str]]:
     """(exit code, stderr) of each."""
     found = []
     for process in processes:
-        _, err = process.communicate(timeout=600)
+        _, err = process.communicate(timeout=1800)
         found.append((process.returncode, err))
     return found
 
@@ -110,7 +110,7 @@ def test_four_processes_save_and_two_and_one_go_on(cache_dir, one_process, tmp_p
     """Each on a mesh of its own: the stream continues where it was, the loss as if alone."""
     model_dir = str(tmp_path / "run")
     run_legs(cache_dir, [[model_dir, 4, {"replica": 2, "fsdp": 2, "tensor": 2}]], 4, 2)
-    run_legs(cache_dir, [[model_dir, 9, {"data": 2, "fsdp": 4}]], 2, 4)
+    run_legs(cache_dir, [[model_dir, 8, {"data": 2, "fsdp": 4}]], 2, 4)
     run_legs(cache_dir, [[model_dir, 12, {"fsdp": 2, "tensor": 2}]], 1, 8)
     steps, wanted = losses(one_process)
     found_steps, found = losses(model_dir)
@@ -119,7 +119,7 @@ def test_four_processes_save_and_two_and_one_go_on(cache_dir, one_process, tmp_p
     taken = Path(f"{model_dir}.batches-0").read_text()
     assert taken == Path(f"{one_process}.batches-0").read_text()
     # The others took the same batches, those of them that were there.
-    assert Path(f"{model_dir}.batches-1").read_text().splitlines() == taken.splitlines()[:9]
+    assert Path(f"{model_dir}.batches-1").read_text().splitlines() == taken.splitlines()[:8]
     assert Path(f"{model_dir}.batches-3").read_text().splitlines() == taken.splitlines()[:4]
 
 
