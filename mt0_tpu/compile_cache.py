@@ -10,7 +10,6 @@ jax.config.jax_compilation_cache_dir, is left as it is.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import jax
 from mt0_tpu.errors import UserError
 
 VARIABLE = "MT0_COMPILE_CACHE"
-# Where a home folder keeps them; the oldest entries go first.
+# Of a folder; those read longest ago go first.
 _MOST_BYTES = 20 * 2**30
 _HIT = "/jax/compilation_cache/cache_hits"
 _hits = 0
@@ -48,8 +47,7 @@ def enable(shared_folder: str | None = None) -> str | None:
         return None
     if "://" not in folder:
         _check_writable(folder)
-        if importlib.util.find_spec("filelock"):  # JAX wants it to throw the oldest away
-            jax.config.update("jax_compilation_cache_max_size", _MOST_BYTES)
+        _drop_oldest(Path(folder), _MOST_BYTES)
     jax.config.update("jax_compilation_cache_dir", folder)
     # A program compiled before now has made JAX remember that there is no cache.
     from jax.experimental.compilation_cache import compilation_cache
@@ -96,6 +94,23 @@ def _check_writable(folder: str) -> None:
             f"compiled programs cannot be kept in {folder} ({error.strerror}); name another folder "
             f"in ${VARIABLE}, or set it to off"
         ) from None
+
+
+def _drop_oldest(folder: Path, most_bytes: int) -> None:
+    """Makes room. JAX's own bound (jax_compilation_cache_max_size) is not used: it keeps a second
+    file beside each entry, and stops writing for good where a killed process left one without."""
+    entries = []
+    for path in folder.glob("*-cache"):
+        try:
+            entries.append((path.stat().st_atime, path.stat().st_size, path))
+        except FileNotFoundError:  # another process was making room
+            continue
+    total = sum(size for _, size, _ in entries)
+    for _, size, path in sorted(entries):
+        if total <= most_bytes:
+            return
+        path.unlink(missing_ok=True)
+        total -= size
 
 
 def _listen() -> None:

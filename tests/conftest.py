@@ -21,7 +21,10 @@ jax.config.update("jax_default_matmul_precision", "highest")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # The same small programs are compiled by many tests and their child processes: compile each once.
-jax.config.update("jax_compilation_cache_dir", str(REPOSITORY / ".pytest_cache" / "compiled"))
+_compiled = str(REPOSITORY / ".pytest_cache" / "compiled")
+jax.config.update("jax_compilation_cache_dir", _compiled)
+# The commands that tests start, which would use the home folder.
+os.environ.setdefault("MT0_COMPILE_CACHE", _compiled)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

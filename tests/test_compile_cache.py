@@ -63,3 +63,13 @@ def test_a_folder_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="MT0_COMPILE_CACHE, or set it to off"):
         compile_cache._check_writable(str(tmp_path / "file" / "below"))
+
+
+def test_what_was_read_longest_ago_goes_first(tmp_path):
+    for number, name in enumerate(["old-cache", "older-cache", "new-cache"]):
+        path = tmp_path / name
+        path.write_bytes(b"x" * 10)
+        os.utime(path, (1_000 + (number if number != 1 else -1), 0))
+    (tmp_path / "other").write_bytes(b"x" * 1_000)
+    compile_cache._drop_oldest(tmp_path, 20)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new-cache", "old-cache", "other"]
