@@ -28,6 +28,8 @@ BEAT_S = 5.0
 SILENCE_S = 60.0
 # For the main thread of a process that is told of another's error: it may have met the same.
 _PATIENCE_S = 3.0
+# From the first process that is gone until one that is done leaves JAX's shutdown.
+_EXIT_S = 10.0
 # Process 0 ends last, so that all have read what it said.
 _LINGER_S = 5.0
 _RECEIVE_BYTES = 1 << 16
@@ -107,6 +109,8 @@ class PeerWatch:
         if code:
             self._hang_up()
             self._linger()
+        else:
+            threading.Thread(target=self._end_bounded, name="peer watch end", daemon=True).start()
 
     def wait_for_verdict(self, timeout_s: float = _PATIENCE_S) -> None:
         """Returns when nobody is known to have died within the time; else this process ends."""
@@ -208,6 +212,19 @@ class PeerWatch:
         # Whoever cannot be reached is found dead by the reading side.
         with self._sending, contextlib.suppress(OSError):
             connection.sendall(json.dumps(said).encode() + b"\n")
+
+    def _end_bounded(self) -> None:
+        """This process is done, and waits in JAX's shutdown for all others.
+
+        One that was killed after its goodbye never comes there.
+        """
+        connections = self._settings.count - 1 if self._leads else 1
+        while len(self._open) == connections:
+            time.sleep(0.5)
+            if self._closed.is_set():
+                return
+        if not self._closed.wait(_EXIT_S):
+            os._exit(0)
 
     def _hang_up(self) -> None:
         """Says no more, so that the others hang up too; what they said is still received."""

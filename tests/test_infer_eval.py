@@ -134,7 +134,7 @@ def test_results_that_cannot_be_written_do_not_end_the_run():
     evaluation._model_dir, evaluation._outputs, evaluation._say = "run", None, said.append
 
     class Full:
-        def run(self, *unused):
+        def run(self, *unused, point):
             raise OSError(28, "No space left on device")
 
     evaluation._evaluator = Full()

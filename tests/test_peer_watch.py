@@ -116,3 +116,15 @@ def test_words_of_others_wait_for_a_listener():
     while len(heard) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert heard == [(1, {"notice": "SIGTERM"}), (1, {"passed": 7})]
+
+
+def test_one_killed_after_its_goodbye_does_not_hold_who_is_done(ends, monkeypatch):
+    """Where JAX's shutdown waits for all."""
+    monkeypatch.setattr(peer_watch, "_EXIT_S", 0.2)
+    first, second = watches(2)
+    second.leave(0)
+    time.sleep(0.3)
+    first.leave(0)
+    second.close()
+    kill(second)
+    ends(1, 0)
