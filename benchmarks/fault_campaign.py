@@ -289,7 +289,7 @@ def kill_one(job, children, before, reference, rng, tally) -> bool:
             continue
         tally.stop_s.append(time.monotonic() - began)
         tally.codes[code] += 1
-        # The other was done already; or JAX noticed the death of process 0 first, with its own words.
+        # It was done already; or JAX noticed the death of process 0 first, in words of its own.
         known = code == 0 or (code == -signal.SIGABRT and victim is children[0])
         if not known and ("has died" not in child.errors.read_text() or code != REQUEUE):
             tally.wrong["ends without a sentence"] += 1
