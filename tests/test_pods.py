@@ -175,6 +175,9 @@ def test_a_signal_to_a_process_alone(number, code, cache_dir, tmp_path):
 def test_a_second_signal_leaves_the_last_checkpoint(cache_dir, tmp_path):
     model_dir = tmp_path / "run"
     processes = train_until(3, model_dir, cache_dir, 1)
+    # A save is whole some time after the steps that it is of.
+    while not checkpoints.steps_of(model_dir) and processes[0].poll() is None:
+        time.sleep(0.01)
     for _ in range(2):
         processes[0].send_signal(signal.SIGTERM)
         time.sleep(0.01)
