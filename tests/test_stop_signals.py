@@ -14,6 +14,13 @@ from mt0_tpu.exit_codes import INTERRUPTED, REQUEUE
 from tests.conftest import REPOSITORY
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_installed(monkeypatch):
+    """A run of another test may have left this process listening, to a taker of its own."""
+    monkeypatch.setattr(stop_signals, "_installed", None)
+    monkeypatch.setattr(stop_signals, "_taker", None)
+
+
 def send(number):
     os.kill(os.getpid(), number)
     time.sleep(5)  # the handler ends it
@@ -59,10 +66,12 @@ def test_a_taker_has_them_instead_at_once():
 
 
 def test_another_thread_installs_nothing():
+    before = signal.getsignal(signal.SIGUSR1)
     thread = threading.Thread(target=stop_signals.install)
     thread.start()
     thread.join()
-    assert signal.getsignal(signal.SIGUSR1) is not stop_signals._handle
+    assert signal.getsignal(signal.SIGUSR1) is before
+    assert stop_signals._installed is None
 
 
 def test_a_main_thread_that_does_not_come_back_is_ended():

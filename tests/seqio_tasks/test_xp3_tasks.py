@@ -327,7 +327,7 @@ def test_load_registers_by_name(xp3_folder):
     assert "xp3_sw" in seqio.TaskRegistry.names()
 
 
-def test_every_recipe_names_a_mixture_there_is(xp3mt_folder, p3_folder):
+def test_every_recipe_names_a_mixture_there_is(xp3mt_folder, p3_folder, xp3megds_folder):
     import re
     from pathlib import Path
 
