@@ -298,6 +298,7 @@ def kill_one(job, children, before, reference, rng, tally) -> bool:
     tally.killed(f"{len(children)} process{'es' * (len(children) > 1)}: {where}")
     if not in_a_child(lambda: check_checkpoints(job), job.folder):
         tally.wrong["corrupt checkpoints"] += 1
+        print((job.folder / "errors-check").read_text()[-2000:], flush=True)
     ran = check_batches(job, before, reference, tally)
     kept = (checkpoints.steps_of(job.model_dir) or [0])[-1]
     tally.lost_steps.append(max(0, before + ran - kept))

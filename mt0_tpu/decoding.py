@@ -118,14 +118,7 @@ class Engine:
         Returns:
           (the state's shapes, where they lie, a function that traces).
         """
-        state = jax.eval_shape(
-            functools.partial(_prefill, self),
-            params,
-            jax.ShapeDtypeStruct((slots, length), jnp.int32),
-            jax.ShapeDtypeStruct((slots,), jnp.int32),
-            jax.ShapeDtypeStruct((slots,), jnp.int32),
-            jax.ShapeDtypeStruct((), jnp.uint32),
-        )
+        state = self._shapes(params, slots, length)
         where = partitioning.shardings(_axes(self, state), state, self.mesh)
 
         def placed(leaf, place):
@@ -159,6 +152,17 @@ class Engine:
         places = partitioning.shardings(_axes(self, state), state, self.mesh)
         return jax.lax.with_sharding_constraint(state, places)
 
+    def _shapes(self, params, slots: int, length: int) -> State:
+        """Shapes and dtypes of the state of `slots` inputs of up to `length` tokens."""
+        return jax.eval_shape(
+            functools.partial(_prefill, self),
+            params,
+            jax.ShapeDtypeStruct((slots, length), jnp.int32),
+            jax.ShapeDtypeStruct((slots,), jnp.int32),
+            jax.ShapeDtypeStruct((slots,), jnp.int32),
+            jax.ShapeDtypeStruct((), jnp.uint32),
+        )
+
     @functools.cached_property
     def _prefill(self):
         return jax.jit(lambda *arguments: self._laid_out(_prefill(self, *arguments)))
@@ -166,14 +170,7 @@ class Engine:
     @functools.cached_property
     def _empty(self):
         def make(params, slots: int, length: int) -> State:
-            shapes = jax.eval_shape(
-                functools.partial(_prefill, self),
-                params,
-                jax.ShapeDtypeStruct((slots, length), jnp.int32),
-                jax.ShapeDtypeStruct((slots,), jnp.int32),
-                jax.ShapeDtypeStruct((slots,), jnp.int32),
-                jax.ShapeDtypeStruct((), jnp.uint32),
-            )
+            shapes = self._shapes(params, slots, length)
             state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
             cache = dict(state.cache)
             for name, (_, filling) in self.inputs.LEAVES.items():

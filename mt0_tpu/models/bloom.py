@@ -13,11 +13,10 @@ from flax import linen as nn
 
 from mt0_tpu.models.alibi import AlibiAttention, distance_bias, slopes
 from mt0_tpu.models.attention import visible
+from mt0_tpu.models.cache import Cache, with_position
 from mt0_tpu.models.config import BloomConfig
 from mt0_tpu.models.layers import MLP, Embed, LayerNorm, Site, constrain, dropout, fold_keys
 from mt0_tpu.models.stacked_layers import scan_layers
-
-Cache = dict[str, jax.Array]
 
 
 def _kernel_init(config: BloomConfig, output: bool = False) -> nn.initializers.Initializer:
@@ -128,13 +127,7 @@ class BloomDecoder(nn.Module):
 
         slices = {name: cache[name] for name in ("self_k", "self_v", "prefix_k", "prefix_v")}
         x_RD, (key_LRHK, value_LRHK) = scan_layers(body, count)(self.layers, x_RD, slices)
-        index_R = jnp.arange(rows)
-        new = dict(cache)
-        # Indices apart from each other bring the rows to the front of what is set.
-        key_RLHK, value_RLHK = jnp.swapaxes(key_LRHK, 0, 1), jnp.swapaxes(value_LRHK, 0, 1)
-        new["self_k"] = cache["self_k"].at[:, index_R, :, position_R].set(key_RLHK)
-        new["self_v"] = cache["self_v"].at[:, index_R, :, position_R].set(value_RLHK)
-        return self.decoder_norm(x_RD), new
+        return self.decoder_norm(x_RD), with_position(cache, position_R, key_LRHK, value_LRHK)
 
 
 class Bloom(nn.Module):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mt0_tpu.models.attention import Attention, RelativeBias, mask_bias, visible
+from mt0_tpu.models.cache import Cache, with_position
 from mt0_tpu.models.config import T5Config
 from mt0_tpu.models.layers import (
     MLP,
@@ -26,8 +27,6 @@ from mt0_tpu.models.layers import (
     fold_keys,
 )
 from mt0_tpu.models.stacked_layers import scan_layers
-
-Cache = dict[str, jax.Array]
 
 
 def _attention(config: T5Config, site: Site) -> Attention:
@@ -222,7 +221,7 @@ class Decoder(nn.Module):
 
     def step(self, x_RD: jax.Array, position_R: jax.Array, cache: Cache):
         """Runs one position of every row; the new keys and values enter the cache at the end."""
-        count, rows, _, length, _ = cache["self_k"].shape
+        count, _, _, length, _ = cache["self_k"].shape
         past_RS = jnp.arange(length)[None, :] < position_R[:, None]
         past_bias_RHS = self.relpos_bias.at_positions(position_R, length)
         past_bias_RHS = past_bias_RHS + mask_bias(past_RS)[:, None, :]
@@ -234,13 +233,7 @@ class Decoder(nn.Module):
 
         slices = {name: cache[name] for name in ("self_k", "self_v", "cross_k", "cross_v")}
         x_RD, (key_LRHK, value_LRHK) = scan_layers(body, count)(self.layers, x_RD, slices)
-        index_R = jnp.arange(rows)
-        new = dict(cache)
-        # Indices apart from each other bring the rows to the front of what is set.
-        key_RLHK, value_RLHK = jnp.swapaxes(key_LRHK, 0, 1), jnp.swapaxes(value_LRHK, 0, 1)
-        new["self_k"] = cache["self_k"].at[:, index_R, :, position_R].set(key_RLHK)
-        new["self_v"] = cache["self_v"].at[:, index_R, :, position_R].set(value_RLHK)
-        return self.decoder_norm(x_RD), new
+        return self.decoder_norm(x_RD), with_position(cache, position_R, key_LRHK, value_LRHK)
 
 
 class T5(nn.Module):
