@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 import threading
 import time
@@ -22,6 +23,9 @@ import orbax.checkpoint as ocp
 from mt0_tpu import distributed
 from mt0_tpu.errors import UserError
 
+# Beside the checkpoints: those that retention gives up lie here, under their step, until deleted.
+# Deleted where it is, one would keep its name while it loses its files; a kill then leaves half.
+DELETING = "deleting"
 # The last save of a run is tried again after so many seconds each.
 FINAL_WAITS_S = (1.0, 5.0, 25.0)
 # A save that is waited for longer is spoken of.
@@ -44,6 +48,18 @@ def storage_fault(error: BaseException) -> str | None:
         spoken = (os.strerror(number) for number in _SPOKEN if os.strerror(number) in text)
         return next(spoken, text.strip().partition("\n")[0].partition(" [")[0][:200])
     return None
+
+
+def delete_given_up(folder: Path) -> None:
+    """Deletes the checkpoints that retention has given up; what cannot be, waits for the next time.
+
+    Args:
+      folder: of the checkpoints.
+    """
+    # Made before it is needed: on a full disk, there might be no room for it.
+    (folder / DELETING).mkdir(parents=True, exist_ok=True)
+    for path in (folder / DELETING).iterdir():
+        shutil.rmtree(path, ignore_errors=True)
 
 
 class Saver:
@@ -134,7 +150,7 @@ class Saver:
         except Exception as error:
             self._note(step, error)
         else:
-            self._running = _Running(self.manager, step)
+            self._running = _Running(self.manager, step, self._folder)
 
     def _settle(self, step: int | None) -> None:
         """Waits for the save under way, saying so where training waits for storage."""
@@ -211,8 +227,8 @@ class Saver:
 class _Running:
     """A save under way: a thread waits for it, and keeps the error it ends with."""
 
-    def __init__(self, manager: ocp.CheckpointManager, step: int):
-        self.step, self.error = step, None
+    def __init__(self, manager: ocp.CheckpointManager, step: int, folder: Path):
+        self.step, self.error, self._folder = step, None, folder
         self._manager, self._began = manager, time.monotonic()
         self._thread = threading.Thread(target=self._wait, name=f"save {step}", daemon=True)
         self._thread.start()
@@ -220,6 +236,8 @@ class _Running:
     def _wait(self) -> None:
         try:
             self._manager.wait_until_finished()
+            if jax.process_index() == 0:
+                delete_given_up(self._folder)
         except Exception as error:
             self.error = error
 

@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 from orbax.checkpoint.options import MultiprocessingOptions
 
-from mt0_tpu.checkpoint_saving import Saver
+from mt0_tpu.checkpoint_saving import DELETING, Saver, delete_given_up
 from mt0_tpu.errors import UserError
 from mt0_tpu.formats import detect, own_run, placing, remote, sound
 from mt0_tpu.formats.weights import Weights
@@ -313,6 +313,7 @@ class Checkpointer:
             read_only=read_only,
             preservation_policy=policies.AnyPreservationPolicy(keep),
             cleanup_tmp_directories=not read_only,
+            todelete_subdir=None if read_only else DELETING,
             multiprocessing_options=processes,
             # Made in the background, a folder that cannot be made leaves threads that wait five
             # minutes for it, and the process with them.
@@ -320,6 +321,8 @@ class Checkpointer:
         )
 
         def open_manager():
+            if not read_only and jax.process_index() == 0:
+                delete_given_up(self._folder)
             return ocp.CheckpointManager(
                 self._folder, options=options, item_handlers=_handlers(processes)
             )

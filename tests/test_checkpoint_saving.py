@@ -175,6 +175,21 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path, lost):
     assert len(said) == 1
 
 
+def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_no_half_one(tmp_path, monkeypatch):
+    run = Run(tmp_path / "run", keep_last=1)
+    run.save(1)
+    monkeypatch.setattr(checkpoint_saving.shutil, "rmtree", lambda *path, **how: None)
+    assert run.save(2) == [2]
+    # Before its first file goes, it has lost its name.
+    given_up = tmp_path / "run" / "checkpoints" / checkpoint_saving.DELETING / "1"
+    assert (given_up / "state" / "manifest.ocdbt").exists()
+    monkeypatch.undo()
+    again = Run(tmp_path / "run", keep_last=1)
+    assert not given_up.exists() and checkpoints.steps_of(tmp_path / "run") == [2]
+    assert again.save(3) == [3] and saved(tmp_path / "run", 3)
+    assert not list(given_up.parent.iterdir())
+
+
 def test_permission_that_is_lost(small_disk):  # noqa: F811
     """Root ignores permissions, so a process without its rights saves."""
     if os.getuid() != 0:
