@@ -8,30 +8,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from mt0_tpu import exit_codes, process_flags, stop_signals
+from mt0_tpu.commands import cache_command, convert_command, job_commands, launch_command
 from mt0_tpu.errors import UserError, did_you_mean
 from mt0_tpu.redaction import RedactedStream, show_exception
-
-GIN_FLAGS_HELP = """\
-T5X's flags:
-  --gin_file=FILE            a gin file; repeat it, later files override earlier ones.
-                             Names are looked up here and among the files of mt0_tpu,
-                             such as models/mt5/small.gin, runs/finetune.gin.
-  --gin.NAME=VALUE           sets a macro or a parameter; text needs quotes inside the
-                             shell's: --gin.MODEL_DIR="'runs/mine'"
-  --gin_bindings='N = V'     the same in gin's own writing.
-  --gin_search_paths=A,B     further folders to look gin files up in.
-  --dry_run                  prints the resolved run and exits; touches no device, no data.
-"""
-CHECK_REPLICAS_STEPS = 1000
-_EXAMPLE_RUNS = {"train": "finetune", "plan": "finetune", "eval": "eval", "infer": "infer"}
-JOB_FLAGS = ("--gin_file", "--gin_bindings", "--gin_search_paths")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -141,12 +126,11 @@ def _parsers(
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     commands: dict[str, argparse.ArgumentParser] = {}
 
-    def add(name: str, run: Callable[..., None], help: str, epilog: str = "") -> _Parser:
+    def add(name: str, run: Callable[..., None] | None, help: str) -> _Parser:
         command = subparsers.add_parser(
             name,
             help=help,
             description=help[0].upper() + help[1:] + ".",
-            epilog=epilog,
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -160,46 +144,34 @@ def _parsers(
 
         words = task_commands.add_words(tasks)
         commands |= {f"tasks {word}": parser for word, parser in words.items()}
-    _add_cache(add("cache", _run_cache, "tokenise a task or mixture into its cache"))
-    train = add("train", _run_train, "train; with no gin file, the embedded mini mT0")
-    study = add("study", _run_study, "train all arms of the mini study and compare them")
-    _add_job(add("eval", _run_job, "score checkpoints, or those of a running job", GIN_FLAGS_HELP))
-    infer = add("infer", _run_infer, "answer or score a file's inputs or a task's", GIN_FLAGS_HELP)
-    _add_job(infer)
-    infer.add_argument(
-        "--interactive", action="store_true", help="answer lines typed at a prompt, or piped in"
+    cache_command.add_flags(
+        add("cache", cache_command.run, "tokenise a task or mixture into its cache")
     )
-    train.epilog = GIN_FLAGS_HELP
-    _add_job(train)
-    train.add_argument(
-        "--check_replicas",
-        type=int,
-        nargs="?",
-        const=CHECK_REPLICAS_STEPS,
-        metavar="STEPS",
-        help="compare what devices hold copies of, every STEPS (%(const)s) and before each save",
+    job_commands.add_train(
+        add("train", job_commands.run_train, "train; with no gin file, the embedded mini mT0")
     )
-    train.add_argument("--output_dir", help="run folder of the embedded mini mT0 (runs/mini)")
-    train.add_argument("--seed", type=int, help="seed of the embedded mini mT0 (0)")
-    train.add_argument("--quick", action="store_true", help="a few steps, to try the embedded run")
-    study.add_argument("--output_dir", default="runs/study", help="folder (%(default)s)")
-    study.add_argument(
-        "--arms", default="pretrain,multilingual,english,scratch",
-        help="comma list, of these and bloomz (%(default)s)",
-    )  # fmt: skip
-    study.add_argument("--seeds", default="0,1,2", help="comma list of seeds (%(default)s)")
-    study.add_argument("--quick", action="store_true", help="a few steps each, to try it out")
+    job_commands.add_study(
+        add("study", job_commands.run_study, "train all arms of the mini study and compare them")
+    )
+    job_commands.add_job(
+        add("eval", job_commands.run_job, "score checkpoints, or those of a running job")
+    )
+    job_commands.add_infer(
+        add("infer", job_commands.run_infer, "answer or score a file's inputs or a task's")
+    )
     plan = add("plan", _run_plan, "say whether a run fits a TPU slice, and how long it may take")
     if list(arguments[:1]) == ["plan"]:
         from mt0_tpu.planning import plan_command
 
-        plan.description, plan.epilog = plan_command.HELP, GIN_FLAGS_HELP
+        plan.description, plan.epilog = plan_command.HELP, job_commands.GIN_FLAGS_HELP
         plan_command.add_flags(plan)
-        _add_gin_flags(plan)
-    _add_convert(add("convert", _run_convert, "turn a checkpoint of one kind into another"))
-    launch = add("launch", _run_launch, "run a command on TPUs, GKE or SLURM; see launch/")
+        job_commands.add_gin_flags(plan)
+    convert_command.add_flags(
+        add("convert", convert_command.run, "turn a checkpoint of one kind into another")
+    )
+    launch = add("launch", launch_command.run, "run a command on TPUs, GKE or SLURM; see launch/")
     if list(arguments[:1]) == ["launch"]:
-        commands |= _add_launch(launch)
+        commands |= launch_command.add_words(launch)
     report = add("report", _run_report, "write an HTML report of runs beside each other")
     report.add_argument(
         "runs",
@@ -211,224 +183,10 @@ def _parsers(
     return parser, commands
 
 
-# train, eval, infer
-
-
-def _add_gin_flags(parser: argparse.ArgumentParser) -> None:
-    # Documented together in the epilog, where --gin.NAME can stand beside them.
-    for flag in JOB_FLAGS:
-        parser.add_argument(flag, action="append", default=[], help=argparse.SUPPRESS)
-
-
-def _add_job(parser: argparse.ArgumentParser) -> None:
-    _add_gin_flags(parser)
-    parser.add_argument("--dry_run", action="store_true", help=argparse.SUPPRESS)
-    process_flags.add_flags(parser)
-
-
-def _run_job(flags: argparse.Namespace) -> None:
-    from mt0_tpu import gin_config
-
-    resolved = gin_config.resolve(flags.command, *_gin_flags(flags))
-    if flags.dry_run:
-        print(resolved.text, end="")
-    else:
-        resolved.run()
-
-
 def _run_plan(flags: argparse.Namespace) -> int:
     from mt0_tpu.planning import plan_command
 
-    return plan_command.run(flags, _gin_flags(flags))
-
-
-def _run_infer(flags: argparse.Namespace) -> None:
-    if not flags.interactive:
-        _run_job(flags)
-        return
-    from mt0_tpu import gin_config
-
-    # No file is written, so none need be named.
-    flags.gin_bindings = ["INFER_OUTPUT_DIR = ''", *flags.gin_bindings]
-    resolved = gin_config.resolve("infer", *_gin_flags(flags))
-    if flags.dry_run:
-        print(resolved.text, end="")
-        return
-    from mt0_tpu import interactive
-
-    taken = inspect.signature(interactive.interact).parameters
-    chosen = {name: value for name, value in resolved.arguments.items() if name in taken}
-    interactive.interact(**chosen)
-
-
-def _gin_flags(flags: argparse.Namespace) -> tuple[list[str], list[str], list[str]]:
-    """Returns (files, bindings, folders); UserError where no file is named."""
-    if not flags.gin_file:
-        raise UserError(
-            f"`mt0 {flags.command}` needs a gin file, for example "
-            f"--gin_file=models/mt5/small.gin --gin_file=runs/{_EXAMPLE_RUNS[flags.command]}.gin"
-        )
-    folders = [folder for paths in flags.gin_search_paths for folder in paths.split(",") if folder]
-    return flags.gin_file, flags.gin_bindings, folders
-
-
-def _run_train(flags: argparse.Namespace) -> None:
-    checks = []
-    if flags.check_replicas is not None:
-        checks = [f"train.check_replicas_every_steps = {flags.check_replicas}"]
-    if flags.gin_file:
-        flags.gin_bindings = [*checks, *flags.gin_bindings]
-        for name in ("output_dir", "seed"):
-            if getattr(flags, name) is not None:
-                macro = {"output_dir": "MODEL_DIR", "seed": "RANDOM_SEED"}[name]
-                raise UserError(f"--{name} is for the embedded run; set --gin.{macro}=… instead.")
-        _run_job(flags)
-        return
-    if flags.gin_bindings or flags.gin_search_paths:
-        raise UserError(
-            "--gin flags need a gin file to act on, for example --gin_file=recipes/mini_mt0.gin"
-        )
-    if flags.dry_run:
-        flags.gin_file = ["recipes/mini_mt0.gin"]
-        flags.gin_bindings = [f"MODEL_DIR = {flags.output_dir or 'runs/mini'!r}", *checks]
-        _run_job(flags)
-        return
-    from mt0_tpu import study
-
-    chosen = {n: getattr(flags, n) for n in ("output_dir", "seed") if getattr(flags, n) is not None}
-    study.run_default(**chosen, quick=flags.quick, bindings=checks)
-
-
-def _run_study(flags: argparse.Namespace) -> None:
-    try:
-        seeds = tuple(int(seed) for seed in flags.seeds.split(","))
-    except ValueError:
-        raise UserError(f"--seeds is '{flags.seeds}', but wants integers: --seeds=0,1,2") from None
-    from mt0_tpu import study
-
-    arms = study.chosen_arms(flags.arms.split(","))
-    study.run_study(output_dir=flags.output_dir, seeds=seeds, quick=flags.quick, arms=arms)
-
-
-# cache, report
-
-
-def _add_cache(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--mixture", required=True, action="append", help="task or mixture; repeat it for more"
-    )
-    parser.add_argument("--cache_dir", help="folder of caches ($MT0_CACHE_DIR)")
-    parser.add_argument(
-        "--data_dir", help="folder of released files, xP3 and so on ($MT0_DATA_DIR)"
-    )
-    parser.add_argument("--module", help="module that registers it, as MIXTURE_OR_TASK_MODULE")
-    parser.add_argument("--split", action="append", help="split; repeat it (all splits)")
-    parser.add_argument("--num_processes", type=int, help="processes (one per core)")
-    parser.add_argument("--overwrite", action="store_true", help="cache again what is cached")
-    parser.add_argument(
-        "--task_feature_lengths",
-        metavar="inputs=N,targets=M",
-        help="a job's row lengths, to count the examples that are longer",
-    )
-    parser.add_argument(
-        "--bad_lines",
-        choices=("stop", "skip"),
-        help="what a malformed line of jsonl does; skipped ones are counted ($MT0_BAD_LINES, stop)",
-    )
-    parser.add_argument(
-        "--runner",
-        help="run on Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner, …",
-    )
-    parser.add_argument(
-        "--runner_option",
-        action="append",
-        default=[],
-        metavar="--NAME=VALUE",
-        help="a pipeline option of Beam's; repeat it: --runner_option=--project=x",
-    )
-    process_flags.add_flags(parser)
-
-
-def _feature_lengths(text: str | None) -> dict[str, int] | None:
-    if text is None:
-        return None
-    try:
-        lengths = {name: int(value) for name, value in (p.split("=") for p in text.split(","))}
-    except ValueError:
-        lengths = {}
-    if lengths.keys() != {"inputs", "targets"}:
-        raise UserError(
-            f"--task_feature_lengths is '{text}'; write --task_feature_lengths "
-            "inputs=1024,targets=256"
-        )
-    return lengths
-
-
-def _beam(flags: argparse.Namespace) -> dict | None:
-    if flags.runner is None:
-        if flags.runner_option:
-            raise UserError("--runner_option is for a Beam runner; name it with --runner=…")
-        return None
-    return {"runner": flags.runner, "options": flags.runner_option}
-
-
-def _run_cache(flags: argparse.Namespace) -> None:
-    from mt0_tpu import process_settings
-    from mt0_tpu.data import cache, cache_child
-
-    cache_child.end_with_parent()
-    process_settings.refuse_several(
-        "`mt0 cache`", "start it once (`srun --ntasks=1 mt0 cache …`: it uses every core)"
-    )
-    # Read by seqio_tasks, here and in workers.
-    for variable, value in (("DATA_DIR", flags.data_dir), ("BAD_LINES", flags.bad_lines)):
-        if value:
-            os.environ[f"MT0_{variable}"] = value
-    for mixture in flags.mixture:
-        cache.cache_mixture(
-            mixture,
-            flags.cache_dir,
-            splits=flags.split,
-            module=flags.module,
-            num_processes=flags.num_processes,
-            overwrite=flags.overwrite,
-            lengths=_feature_lengths(flags.task_feature_lengths),
-            beam=_beam(flags),
-        )
-
-
-def _add_convert(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source", metavar="SRC", help="a run of ours, T5X's, Hugging Face's or Mesh TensorFlow's"
-    )
-    parser.add_argument("destination", metavar="DST", help="a folder that is not there yet")
-    parser.add_argument("--to", required=True, metavar="KIND", help="orbax (a run), t5x or hf")
-    parser.add_argument(
-        "--dtype",
-        default="float32",
-        help="float32, bfloat16; float16 of a BLOOM to hf (%(default)s)",
-    )
-    parser.add_argument("--with_state", action="store_true", help="takes Adafactor's state along")
-    parser.add_argument("--overwrite", action="store_true", help="replaces what is at DST")
-    parser.add_argument("--t5x_layout", metavar="LAYOUT", help="of t5x: msgpack (its own) or orbax")
-    parser.add_argument(
-        "--vocabulary", help="spiece.model or tokenizer.json, for hf's tokenizer ($MT0_VOCABULARY)"
-    )
-
-
-def _run_convert(flags: argparse.Namespace) -> None:
-    from mt0_tpu import convert
-
-    convert.convert(
-        flags.source,
-        flags.destination,
-        flags.to,
-        dtype=flags.dtype,
-        with_state=flags.with_state,
-        overwrite=flags.overwrite,
-        vocabulary=flags.vocabulary,
-        t5x_layout=flags.t5x_layout,
-    )
+    return plan_command.run(flags, job_commands.gin_flags(flags))
 
 
 def _run_report(flags: argparse.Namespace) -> None:
@@ -436,48 +194,3 @@ def _run_report(flags: argparse.Namespace) -> None:
 
     output = flags.output or os.path.join(flags.runs[0], "report")
     print(f"report: {report.write_report(flags.runs, output)}")
-
-
-# launch
-
-
-def _add_launch(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    from mt0_tpu.launch import PLATFORMS, SWITCHES
-
-    parser.usage = "mt0 launch WHERE --name=NAME … -- train --gin_file=…"
-    subparsers = parser.add_subparsers(
-        dest="what", metavar="WHERE", required=True, parser_class=_Parser
-    )
-    commands = {}
-    for where, platform in PLATFORMS.items():
-        command = subparsers.add_parser(
-            where,
-            help=f"by launch/{next(iter(platform.scripts.values()))}",
-            usage=f"mt0 launch {where} --name=NAME … -- train --gin_file=…",
-            allow_abbrev=False,
-        )
-        for flag, (_, help) in platform.flags.items():
-            switch = {"action": "store_const", "const": "1"} if flag in SWITCHES else {}
-            command.add_argument(f"--{flag}", help=help, **switch)
-        if len(platform.scripts) > 1:
-            steps = ", ".join(platform.scripts)
-            command.add_argument("--step", help=f"one script alone: {steps} (the first)")
-        command.add_argument("--no_check", action="store_true", help="do not try the command here")
-        command.add_argument("--dry_run", action="store_true", help="print the commands, run none")
-        commands[f"launch {where}"] = command
-    return commands
-
-
-def _run_launch(flags: argparse.Namespace) -> int:
-    from mt0_tpu import launch
-
-    known = launch.PLATFORMS[flags.what].flags
-    given = {name: getattr(flags, name) for name in known if getattr(flags, name) is not None}
-    return launch.launch(
-        flags.what,
-        given,
-        flags.launched,
-        step=getattr(flags, "step", None),
-        dry_run=flags.dry_run,
-        check=not flags.no_check,
-    )

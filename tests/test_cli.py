@@ -93,7 +93,7 @@ def test_interrupt_is_130(monkeypatch, capsys):
     def interrupted(flags):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_run_train", interrupted)
+    monkeypatch.setattr(cli.job_commands, "run_train", interrupted)
     assert cli.main(["train"]) == 130
 
 
