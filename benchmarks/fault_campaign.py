@@ -12,132 +12,46 @@ the place counted is where the process was when the kill came.
 from __future__ import annotations
 
 import argparse
-import atexit
-import collections
 import json
 import os
 import random
-import resource
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from mt0_tpu import checkpoints, evaluate, infer, partitioning
+from benchmarks.fault_any_time import (
+    cache_command,
+    evaluate_job,
+    files_of,
+    infer_job,
+    kill_any_time,
+    scores_of,
+    write_quizzes,
+)
+from benchmarks.fault_children import (
+    PATIENCE_S,
+    Child,
+    Command,
+    environment_of,
+    free_port,
+    in_a_child,
+)
+from benchmarks.fault_tally import Tally
+from mt0_tpu import checkpoints
 from mt0_tpu.exit_codes import REQUEUE
 from mt0_tpu.formats import own_run
 from tests import marked_run, tiny_run
 from tests.marked_run import EVAL, EXIT, SAVE, START, STEP
-from tests.tiny import TINY
 
 STEPS = 18
 PLACES = (START, STEP, STEP, SAVE, SAVE, EVAL, EXIT)
-_PATIENCE_S = 180.0
-
-
-class Child:
-    """A forked process: JAX is imported once for all of them, and started in none before."""
-
-    def __init__(self, work: Callable[[], object], environment: dict[str, str], errors: Path):
-        sys.stdout.flush()
-        self.code: int | None = None
-        self.errors = errors
-        self.pid = os.fork()
-        if not self.pid:
-            os.environ.update(environment)
-            self._run(work)
-
-    def _run(self, work) -> None:
-        code = 1
-        try:
-            with self.errors.open("w") as file:
-                os.dup2(file.fileno(), 1)
-                os.dup2(file.fileno(), 2)
-            work()
-            code = 0
-        except SystemExit as error:
-            code = int(error.code or 0)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        finally:
-            atexit._run_exitfuncs()
-            sys.stderr.flush()
-            os._exit(code)
-
-    def poll(self) -> int | None:
-        if self.code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.code = os.waitstatus_to_exitcode(status)
-        return self.code
-
-    def wait(self, timeout_s: float = _PATIENCE_S) -> int | None:
-        deadline = time.monotonic() + timeout_s
-        while self.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.002)
-        return self.code
-
-    def kill(self) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
-            self.wait()
-
-
-class Tally:
-    """What the campaign found."""
-
-    def __init__(self):
-        self.kills: collections.Counter[str] = collections.Counter()
-        self.runs = 0
-        self.lost_steps: list[int] = []
-        self.wrong: collections.Counter[str] = collections.Counter()
-        self.stop_s: list[float] = []
-        self.codes: collections.Counter[int] = collections.Counter()
-
-    def killed(self, place: str) -> None:
-        self.kills[place] += 1
-        print(f"kill {sum(self.kills.values())}: {place}", flush=True)
-
-    def lines(self, seconds: float) -> list[str]:
-        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        cpu = sum(one.ru_utime + one.ru_stime for one in used)
-        lost, stops = self.lost_steps or [0], self.stop_s or [0.0]
-        wrong = ("repeated or lost examples", "corrupt checkpoints", "metrics that differ",
-                 "parameters that differ", "files that differ", "processes that hung",
-                 "ends without a sentence", "restarts that failed")  # fmt: skip
-        return [
-            f"kills {sum(self.kills.values())}, runs finished {self.runs}",
-            *(f"  {place:<24} {count:>4}" for place, count in sorted(self.kills.items())),
-            f"steps done again after a kill: mean {np.mean(lost):.2f}, most {max(lost)}",
-            f"time until the other process ended: median {np.median(stops):.2f} s, "
-            f"most {max(stops):.2f} s ({len(self.stop_s)} kills); codes {dict(self.codes)}",
-            *(f"{name}: {self.wrong[name]}" for name in wrong),
-            f"{seconds:.0f} s, {cpu:.0f} CPU-s",
-        ]
-
-
-def environment_of(index: int, count: int, port: int) -> dict[str, str]:
-    """Returns the variables that make a process number `index` of a job."""
-    if count == 1:
-        return {}
-    return {
-        "MT0_COORDINATOR": f"127.0.0.1:{port}", "MT0_NUM_PROCESSES": str(count),
-        "MT0_PROCESS_ID": str(index),
-    }  # fmt: skip
-
-
-def free_port() -> int:
-    """Returns a port of this machine that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 class TrainingJob:
@@ -202,11 +116,6 @@ def numbers_of(folder: Path) -> dict[str, np.ndarray]:
     return found | {name: weights.read_state(name) for name in weights.state_tensors()}
 
 
-def in_a_child(work: Callable[[], object], folder: Path) -> bool:
-    """Runs what starts JAX away from here, where it must not start; whether it succeeded."""
-    return Child(work, {}, folder / "errors-check").wait() == 0
-
-
 def save_numbers(job: TrainingJob) -> None:
     """Writes what a job came to where the campaign can compare it."""
     np.savez(job.folder / "numbers.npz", **numbers_of(job.model_dir))
@@ -231,7 +140,7 @@ def wait_for(place: bytes, job: TrainingJob, children: list[Child], rng: random.
         return True
     # An evaluation is over in milliseconds.
     target, delay = rng.randint(1, 9), rng.uniform(0.0, 0.002 if place == EVAL else 0.05)
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         if all(child.poll() is not None for child in children):
             return False
@@ -340,114 +249,6 @@ def finished(job, children, before, reference: TrainingJob, tally: Tally) -> boo
     )
     tally.wrong["parameters that differ"] += not same
     return True
-
-
-# Jobs of one process that are killed at any time: evaluation and inference, and `mt0 cache`.
-
-
-def write_quizzes(root: Path) -> None:
-    """A small rank task, cached by hand."""
-    from tests.test_evaluate import GROUPS, write_task
-
-    rng = np.random.default_rng(0)
-    ids = lambda most: [*rng.integers(3, 250, rng.integers(2, most)).tolist(), 1]  # noqa: E731
-    examples = [{"inputs": ids(12), "choices": [ids(5), ids(5)]} for _ in range(64)]
-    for name in GROUPS:
-        write_task(root, name, examples, [0] * len(examples))
-    tasks = [{"name": name, "rate": 1.0, "splits": ["validation"]} for name in GROUPS]
-    content = {"name": "quizzes", "tasks": tasks, "definition_files": {}, "module": None}
-    (root / "quizzes.mixture.json").write_text(json.dumps(content))
-
-
-def evaluate_job(out: Path, cache: Path) -> None:
-    """Scores a drawn network; results of a killed evaluation are replaced."""
-    evaluate.evaluate(
-        str(out), TINY, untrained=True, cache_dir=str(cache), mixture_or_task_name="quizzes",
-        batch_size=4,
-    )  # fmt: skip
-
-
-def infer_job(out: Path, inputs: Path) -> None:
-    """Answers a file of inputs, writing after each batch."""
-    params = evaluate.drawn_parameters(TINY, 0, partitioning.make_mesh(partitioning.MeshConfig()))
-    infer.infer(
-        str(out), TINY, "drawn", str(inputs), {"inputs": 24, "targets": 6}, "byt5",
-        params=params, batch_size=4, checkpoint_period=1,
-    )  # fmt: skip
-
-
-def cache_command(root: Path) -> list[str]:
-    """A mixture of many small tasks."""
-    return [sys.executable, "-m", "mt0_tpu", "cache", "--mixture", "mini_eval",
-            "--cache_dir", str(root), "--num_processes", "1"]  # fmt: skip
-
-
-class Command(Child):
-    """A command line instead of a function."""
-
-    def __init__(self, command: list[str], errors: Path):
-        super().__init__(lambda: os.execv(command[0], command), {}, errors)
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    """Every file's bytes, without clocks and TensorBoard's events."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and "tfevents" not in path.name:
-            found[str(path.relative_to(folder))] = path.read_bytes()
-    return found
-
-
-def kill_any_time(
-    name: str,
-    start: Callable[[Path], Child],
-    folder: Path,
-    kills: int,
-    rng: random.Random,
-    tally: Tally,
-    shown: Callable[[Path], dict] = files_of,
-) -> None:
-    """Kills a job within the time it takes undisturbed, until it has come through."""
-    undisturbed = folder / f"{name}-undisturbed"
-    undisturbed.mkdir(parents=True)
-    began = time.monotonic()
-    if start(undisturbed).wait() != 0:
-        tally.wrong["restarts that failed"] += 1
-        return
-    takes_s = time.monotonic() - began
-    wanted = shown(undisturbed)
-    done = number = 0
-    while done < kills:
-        out = folder / f"{name}-{number}"
-        out.mkdir()
-        number += 1
-        while True:
-            child = start(out)
-            # Where nothing is written yet a kill proves little.
-            moment = time.monotonic() + takes_s * rng.uniform(0.3, 1.0)
-            while done < kills and time.monotonic() < moment and child.poll() is None:
-                time.sleep(0.001)
-            if done < kills and child.poll() is None:
-                child.kill()
-                done += 1
-                tally.killed(name)
-                continue
-            break
-        if child.wait() != 0:
-            tally.wrong["restarts that failed"] += 1
-            print(f"{name}: {child.errors.read_text()[-2000:]}", flush=True)
-        tally.runs += 1
-        tally.wrong["files that differ"] += shown(out) != wanted
-        shutil.rmtree(out)
-
-
-def scores_of(folder: Path) -> dict:
-    """rank.jsonl and the lines of each task."""
-    return {
-        name: [json.loads(line) for line in text.splitlines()]
-        for name, text in files_of(folder).items()
-        if name.endswith(".jsonl")
-    }
 
 
 PARTS = ("one", "two", "infer", "eval", "cache")

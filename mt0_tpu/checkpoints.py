@@ -48,8 +48,9 @@ class CheckpointConfig:
       save_every_steps: T5X's `period`.
       keep_last: how many of the latest stay; None keeps all.
       keep_every_steps: steps that divide by it stay for good; None for no such step.
-      keep_best_metric: name of a teacher-forced eval metric; the checkpoint that has the best
-        stays ('accuracy' is best when high, everything else when low). None to keep none.
+      keep_best_metric: name of a teacher-forced eval metric; of the checkpoints saved at an
+        evaluated step, the one that has the best stays ('accuracy' is best when high, everything
+        else when low). None to keep none.
       max_failed_saves: so many saves in a row may fail while training goes on; one more stops the
         run. The last save of a run must not fail.
       grace_seconds: when the job is asked to stop, the time until it ends whatever it has

@@ -233,3 +233,10 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def to_devices(batch: dict[str, np.ndarray], where) -> dict[str, jax.Array]:
+    """Returns global arrays [batch_size, ...] from the rows this process holds."""
+    return {
+        name: jax.make_array_from_process_local_data(where, rows) for name, rows in batch.items()
+    }

@@ -9,14 +9,11 @@ to the same step: killed anywhere, the run continues bit for bit.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import sys
 import time
-from pathlib import Path
 
 import jax
-import numpy as np
 
 from mt0_tpu import (
     checkpoints,
@@ -26,24 +23,27 @@ from mt0_tpu import (
     partitioning,
     progress,
     replica_check,
+    run_files,
+    stop_signals,
+    teacher_forced,
     train_state,
 )
 from mt0_tpu import train_step as steps
-from mt0_tpu.checkpoints import CheckpointConfig, Checkpointer, Start
+from mt0_tpu.checkpoints import CheckpointConfig, Checkpointer
 from mt0_tpu.data import batches
 from mt0_tpu.data.dataset_config import DatasetConfig
 from mt0_tpu.decode_config import DecodeConfig
 from mt0_tpu.errors import UserError
-from mt0_tpu.formats import placing
 from mt0_tpu.infer_eval import InferEval, write_run_file
+from mt0_tpu.metric_log import MetricLog, log_line
 from mt0_tpu.models import networks
 from mt0_tpu.optimizers import Adafactor, AdamW
 from mt0_tpu.partitioning import MeshConfig
 from mt0_tpu.schedules import LearningRate
+from mt0_tpu.start_state import start_state
 from mt0_tpu.step_health import HealthConfig, StepHealth
 from mt0_tpu.stop_notice import PointReached, StopNotice
 from mt0_tpu.stop_signals import Stopped
-from mt0_tpu.whole_file import write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +56,8 @@ class TrainSummary:
     seconds: float
 
 
+# Called as a function, it gives the signals back to whoever had them before.
+@stop_signals.installed()
 def train(
     model_dir: str,
     model: networks.NetworkConfig,
@@ -182,7 +184,7 @@ def train(
         checkpointer.close()
         return TrainSummary(model_dir, step, {}, time.monotonic() - began)
     if leader:
-        _write_run_files(model_dir, config_text, shapes, axes, where, step)
+        run_files.write(model_dir, config_text, shapes, axes, where, step)
         write_run_file(model_dir, step, final_step)
 
     # Compilation: ahead of time, then all hosts meet before the first collective.
@@ -223,7 +225,7 @@ def train(
         state=batches.LoaderState(**position["loader"]) if "loader" in position else None,
     )
     writer = progress.MetricWriter(model_dir, step, say) if leader else None
-    log = _MetricLog(position.get("metric_sums"), position.get("metric_steps", 0))
+    log = MetricLog(position.get("metric_sums"), position.get("metric_steps", 0))
     health = StepHealth(
         health_config, model_dir, sources, train_dataset, random_seed, config_text,
         position.get("health"), step, say,
@@ -238,7 +240,7 @@ def train(
     say(f"training from step {step} to {final_step}: {model_dir}")
 
     def evaluate_teacher_forced() -> dict[str, float]:
-        metrics = _evaluate(run_eval, state.params, eval_sources, train_eval_dataset,
+        metrics = teacher_forced.evaluate(run_eval, state.params, eval_sources, train_eval_dataset,
                             rows_where, eval_steps)  # fmt: skip
         if writer:
             name = train_eval_dataset.mixture_or_task_name[:113]
@@ -270,8 +272,9 @@ def train(
 
     while step < final_step:
         place, rows = loader.state, next(loader)
-        state, sums = run_step(state, to_devices(rows, rows_where))
+        state, sums = run_step(state, partitioning.to_devices(rows, rows_where))
         step += 1
+        eval_metrics = None  # a checkpoint is judged by an evaluation of its own step, or by none
         health.fed(step, place, rows)
         checkpointer.poll()
         if pending is not None:
@@ -312,7 +315,7 @@ def train(
             window_began, window_step, inherited = time.monotonic(), step, {}
             if writer:
                 writer.write(step, "train", metrics, "train")
-                say(_log_line(step, final_step, metrics, (final_step - step) * rate))
+                say(log_line(step, final_step, metrics, (final_step - step) * rate))
         compare_replicas(state, step, saves_now)
         owed = ["scores"] if scores_now else []
         if evals_now and stops_now:
@@ -348,48 +351,6 @@ def train(
     return TrainSummary(model_dir, step, last_metrics, time.monotonic() - began)
 
 
-class _MetricLog:
-    """Metric sums since the last line of metrics.jsonl, added in the order of the steps."""
-
-    def __init__(self, sums: dict[str, float] | None, num_steps: int):
-        self.sums = dict(sums or {})
-        self.steps = num_steps
-        self.last_loss = "-"  # until the first step's sums have come back
-
-    def add(self, step: int, sums: dict[str, jax.Array], health: StepHealth | None = None) -> None:
-        """Adds one step's sums, or counts it as skipped; waits for the device.
-
-        Without a judge of the step's health, a loss that is not finite is refused.
-        """
-        host = {name: float(value) for name, value in jax.device_get(sums).items()}
-        self.last_loss = f"{host['weighted_loss'] / max(host['weight'], 1e-9):.4f}"
-        admitted = True
-        if health is not None:
-            admitted = health.admits(step, host)
-            if health.skips:
-                host["skipped_steps"] = 0.0 if admitted else 1.0
-        elif not math.isfinite(host["loss"]):
-            raise UserError(
-                f"the loss of an evaluation is {host['loss']}: lower the learning rate or check "
-                "the data, and run again from the last checkpoint"
-            )
-        if not admitted:
-            host = {name: v if name == "skipped_steps" else 0.0 for name, v in host.items()}
-        for name, value in host.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        self.steps += admitted
-
-    def reset(self) -> None:
-        self.sums, self.steps = {}, 0
-
-
-def to_devices(batch: dict[str, np.ndarray], where) -> dict[str, jax.Array]:
-    """Returns global arrays [batch_size, ...] from the rows this process holds."""
-    return {
-        name: jax.make_array_from_process_local_data(where, rows) for name, rows in batch.items()
-    }
-
-
 def _placed(shape: jax.ShapeDtypeStruct, where) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=where)
 
@@ -416,105 +377,3 @@ def _ensure_cached(dataset: DatasetConfig, eval_dataset: DatasetConfig | None, s
     else:
         cache.ensure_cached(dataset, say)
         cache.ensure_cached(eval_dataset, say)
-
-
-def start_state(
-    start: Start, checkpointer, placed, network, optimizer, mesh, seed,
-    restore_optimizer_state, model_dir, say,
-):  # fmt: skip
-    """Returns (state, position) for the start that was decided, and says what it is."""
-    if start.kind == "resume":
-        say(f"resuming {start}: parameters, optimizer state and place in the data")
-        return checkpointer.restore(start.step, placed)
-    if start.kind == "scratch":
-        say(f"starting from {start}")
-        return train_state.init_state(network, optimizer, mesh, seed), {}
-    if start.kind == "foreign":
-        return _foreign_state(
-            start, placed, network, optimizer, mesh, restore_optimizer_state, say
-        ), {}
-    source = Checkpointer(start.path, CheckpointConfig(keep_last=None), read_only=True)
-    try:
-        whole = source.has_optimizer_state(start.step)
-        if restore_optimizer_state and whole:
-            say(f"starting from {start}: parameters and optimizer state, data from its beginning")
-            return source.restore(start.step, placed)[0], {}
-        why = "" if whole else ", since it holds none"
-        say(f"starting from {start}: parameters alone, optimizer state afresh{why}")
-        params = source.restore_params(start.step, placed.params)
-        return train_state.state_from_params(params, start.step, network, optimizer, mesh), {}
-    finally:
-        source.close()
-
-
-def _foreign_state(start: Start, placed, network, optimizer, mesh, restore_optimizer_state, say):
-    """Returns the state that a checkpoint of T5X, Hugging Face or Mesh TensorFlow gives."""
-    statistics = bool(start.weights.state_tensors())
-    if restore_optimizer_state and statistics and isinstance(optimizer, Adafactor):
-        say(f"starting from {start}: parameters and Adafactor's statistics")
-        return train_state.TrainState(
-            jax.device_put(np.int32(start.step), placed.step.sharding),
-            placing.place_params(start.weights, placed.params),
-            placing.place_state(start.weights, placed.opt_state),
-        )
-    why = "" if statistics else ", since it holds none"
-    say(f"starting from {start}: parameters alone, optimizer state afresh{why}")
-    params = placing.place_params(start.weights, placed.params)
-    return train_state.state_from_params(params, start.step, network, optimizer, mesh)
-
-
-def _evaluate(run_eval, params, sources, dataset, rows_where, eval_steps) -> dict[str, float]:
-    """Returns teacher-forced metrics over at most eval_steps batches of one epoch."""
-    loader = batches.Loader(
-        sources,
-        dataset,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        epochs=1,
-    )
-    log = _MetricLog(None, 0)
-    for _, batch in zip(range(eval_steps), loader, strict=False):
-        log.add(0, run_eval(params, to_devices(batch, rows_where)))
-    loader.close()
-    if not log.steps:
-        raise UserError(
-            f"{dataset.mixture_or_task_name} has no examples in split {dataset.split!r}; "
-            "name another split or leave train_eval_dataset out"
-        )
-    return progress.summarise(log.sums, log.steps)
-
-
-def _log_line(step: int, final_step: int, metrics: dict[str, float], eta_seconds: float) -> str:
-    skipped = f"  skipped {n:.0f}" if (n := metrics.get("skipped_steps")) else ""
-    if "accuracy" not in metrics:
-        return f"step {step}/{final_step}  every step since the last line was skipped"
-    return (
-        f"step {step}/{final_step}  loss {metrics['loss_per_nonpadding_target_token']:.4f}  "
-        f"acc {metrics['accuracy']:.3f}  lr {metrics['learning_rate']:.2e}  "
-        f"{metrics['timing/steps_per_second']:.2f} steps/s  "
-        f"{metrics['timing/real_tokens_per_second']:,.0f} real tokens/s  "
-        f"filled {metrics['non_padding_fraction/overall']:.1%}{skipped}  "
-        f"eta {progress.duration(eta_seconds)}"
-    )
-
-
-def _write_run_files(model_dir: str, config_text: str, shapes, axes, where, step: int) -> None:
-    """Writes config.gin and model-info.txt; an older, other config.gin is kept beside it."""
-    folder = Path(model_dir)
-    config = folder / "config.gin"
-    if config.exists() and config.read_text(encoding="utf-8") != config_text:
-        config.rename(folder / f"config-until-step-{step}.gin")
-    write_whole(config, config_text)
-    rows = []
-    total = 0
-    leaves = jax.tree_util.tree_leaves_with_path(shapes.params)
-    names = jax.tree.leaves(axes.params, is_leaf=partitioning.is_axes)
-    places = jax.tree.leaves(where.params)
-    for (path, leaf), axis_names, place in zip(leaves, names, places, strict=True):
-        name = "/".join(str(key.key) for key in path)
-        size = math.prod(leaf.shape)
-        total += size
-        shape = ", ".join(f"{n}={s}" for n, s in zip(axis_names, leaf.shape, strict=True))
-        rows.append(f"{name:<70} {size:>14,} ({shape}) {place.spec}")
-    text = "\n".join([*rows, f"total parameters: {total:,}", ""])
-    write_whole(folder / "model-info.txt", text)

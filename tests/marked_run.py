@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import serialize_executable
 
-from mt0_tpu import checkpoints, train
+from mt0_tpu import checkpoints, teacher_forced, train_step
 from mt0_tpu.data import batches
 from tests import tiny_run
 
@@ -53,8 +53,8 @@ def keep_programs(folder: Path) -> None:
 
         return compiled
 
-    train.steps.compile_train_step = kept(train.steps.compile_train_step)
-    train.steps.compile_eval_step = kept(train.steps.compile_eval_step)
+    train_step.compile_train_step = kept(train_step.compile_train_step)
+    train_step.compile_eval_step = kept(train_step.compile_eval_step)
 
 
 class Marks:
@@ -80,7 +80,11 @@ def run(
     mark = Marks(marks)
     mark.set(START, 0)
     at = {"step": 0}
-    give, save, evaluate = batches.Loader.__next__, checkpoints.Checkpointer.save, train._evaluate
+    give, save, evaluate = (
+        batches.Loader.__next__,
+        checkpoints.Checkpointer.save,
+        teacher_forced.evaluate,
+    )
     evaluating = {"now": False}
 
     def marked_give(self):
@@ -112,7 +116,7 @@ def run(
 
     batches.Loader.__next__ = marked_give
     checkpoints.Checkpointer.save = marked_save
-    train._evaluate = marked_evaluate
+    teacher_forced.evaluate = marked_evaluate
     held = tiny_run.dataset(cache_dir, mixture_or_task_name="held", split="validation")
     try:
         tiny_run.run(
@@ -121,5 +125,5 @@ def run(
         )  # fmt: skip
     finally:
         batches.Loader.__next__, checkpoints.Checkpointer.save = give, save
-        train._evaluate = evaluate
+        teacher_forced.evaluate = evaluate
     mark.set(EXIT, at["step"])
