@@ -109,7 +109,8 @@ def test_two_processes_of_four_devices_train_as_one_on_every_mesh(cache_dir, one
 def test_four_processes_save_and_two_and_one_go_on(cache_dir, one_process, tmp_path):
     """Each on a mesh of its own: the stream continues where it was, the loss as if alone."""
     model_dir = str(tmp_path / "run")
-    run_legs(cache_dir, [[model_dir, 4, {"replica": 2, "fsdp": 2, "tensor": 2}]], 4, 2)
+    everything = {"replica": 2, "data": 2, "fsdp": 2, "tensor": 2}
+    run_legs(cache_dir, [[model_dir, 4, everything]], 4, 4)
     run_legs(cache_dir, [[model_dir, 8, {"data": 2, "fsdp": 4}]], 2, 4)
     run_legs(cache_dir, [[model_dir, 12, {"fsdp": 2, "tensor": 2}]], 1, 8)
     steps, wanted = losses(one_process)

@@ -87,7 +87,7 @@ def write(
             _copy_tokenizer(folder, Path(vocabulary))
         # No class of transformers' gives a BLOOM the ids of a SentencePiece model.
         elif vocabulary is not None and not network.decoder_only:
-            _write_tokenizer(folder, Path(vocabulary))
+            _write_tokenizer(folder, Path(vocabulary), say)
         facts = {
             "Parameters": f"{sum(math.prod(i.shape) for i in weights.tensors().values()):,}",
             "Network": shape_of.describe(network),
@@ -183,7 +183,16 @@ def _copy_tokenizer(folder: Path, given: Path) -> None:
         _write_json(folder / "tokenizer_config.json", settings | names)
 
 
-def _write_tokenizer(folder: Path, spiece: Path) -> None:
+def _write_tokenizer(folder: Path, spiece: Path, say: Callable[[str], None]) -> None:
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto.FromString(spiece.read_bytes())
+    kind = model.trainer_spec.ModelType.Name(model.trainer_spec.model_type)
+    if kind != "UNIGRAM":
+        say(
+            f"convert: {spiece} is a {kind} model, and transformers' T5Tokenizer cuts text as "
+            "unigram models do: give its pieces ids by sentencepiece itself"
+        )
     shutil.copyfile(spiece, folder / "spiece.model")
     _write_json(folder / "special_tokens_map.json", _SPECIAL)
     # The sentinels are pieces of the model itself, so none is added.

@@ -5,11 +5,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors import safe_open
+from sentencepiece import SentencePieceProcessor
 
 from mt0_tpu.errors import UserError
 from mt0_tpu.formats import hf_export, huggingface
 from mt0_tpu.formats.model_card import ModelCard
 from mt0_tpu.models import names
+from mt0_tpu.text_vocabulary import mini_model
 
 from .hf_folders import NETWORK, InMemory, t5x_arrays, torch_arrays
 
@@ -164,8 +166,10 @@ def test_the_tokenizer_is_what_mt5_has(tmp_path, vocabulary):
     network = dataclasses.replace(NETWORK, vocab_size=250_112, emb_dim=2)
     arrays = {n: np.zeros(leaf.shape, np.float32) for n, leaf in names.expected(network).items()}
     out = tmp_path / "out"
-    hf_export.write(InMemory(arrays), out, vocabulary=vocabulary)
+    said = []
+    hf_export.write(InMemory(arrays), out, vocabulary=vocabulary, say=said.append)
     assert (out / "spiece.model").read_bytes() == vocabulary.read_bytes()
+    assert not [text for text in said if "BPE" in text]
     theirs = json.loads((vocabulary.parent / "special_tokens_map.json").read_text())
     assert json.loads((out / "special_tokens_map.json").read_text()) == theirs
     tokenizer = json.loads((out / "tokenizer_config.json").read_text())
@@ -173,6 +177,16 @@ def test_the_tokenizer_is_what_mt5_has(tmp_path, vocabulary):
     for key in ("eos_token", "unk_token", "pad_token", "extra_ids", "legacy"):
         assert tokenizer[key] == published[key]
     assert json.loads((out / "config.json").read_text())["tokenizer_class"] == "T5Tokenizer"
+
+
+def test_a_bpe_model_is_told_of(tmp_path):
+    """transformers would cut its text as a unigram model's, and find other pieces."""
+    rows = SentencePieceProcessor(model_file=str(mini_model())).get_piece_size()
+    network = dataclasses.replace(NETWORK, vocab_size=rows, emb_dim=2)
+    arrays = {n: np.zeros(leaf.shape, np.float32) for n, leaf in names.expected(network).items()}
+    said = []
+    hf_export.write(InMemory(arrays), tmp_path / "out", vocabulary=mini_model(), say=said.append)
+    assert [text for text in said if "mini.model is a BPE model" in text]
 
 
 def test_a_vocabulary_of_another_network(tmp_path, vocabulary):
