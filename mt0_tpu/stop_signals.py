@@ -40,9 +40,8 @@ class Taker(Protocol):
         """Is called in the thread of the signals, with 'SIGTERM' and so on."""
 
 
-_installed: tuple[socket.socket, dict, int] | None = None
+_installed: tuple[socket.socket, dict, int, threading.Event] | None = None
 _taker: weakref.ref[Taker] | None = None
-_unwound = threading.Event()
 
 
 def exit_code(name: str) -> int:
@@ -55,13 +54,16 @@ def install() -> None:
     global _installed
     if _installed is not None or threading.current_thread() is not threading.main_thread():
         return
-    _unwound.clear()
+    # Of this time alone: what came late belongs to a command that is over.
+    unwound = threading.Event()
     receiving, sending = socket.socketpair()
     sending.setblocking(False)
     before = {number: signal.signal(number, _handle) for number in _NUMBERS}
     wakeup = signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
-    _installed = (sending, before, wakeup)
-    threading.Thread(target=_read, args=(receiving,), name="stop signals", daemon=True).start()
+    _installed = (sending, before, wakeup, unwound)
+    threading.Thread(
+        target=_read, args=(receiving, unwound), name="stop signals", daemon=True
+    ).start()
 
 
 @contextlib.contextmanager
@@ -74,14 +76,14 @@ def installed() -> Iterator[None]:
         yield
     finally:
         if outermost and _installed is not None:
-            sending, before, wakeup = _installed
+            sending, before, wakeup, unwound = _installed
             for number, handler in before.items():
                 # None: it was not Python's.
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
             signal.set_wakeup_fd(wakeup)
             sending.close()
             _installed = None
-            _unwound.set()
+            unwound.set()
 
 
 def take(taker: Taker | None) -> None:
@@ -112,24 +114,24 @@ def _handle(number: int, frame) -> None:
     raise Stopped(f"stopped by {name}; the same command goes on from what is on disk")
 
 
-def _read(receiving: socket.socket) -> None:
+def _read(receiving: socket.socket, unwound: threading.Event) -> None:
     while received := receiving.recv(64):
         for number in received:
             if number in _NUMBERS:
-                _came(number)
+                _came(number, unwound)
 
 
-def _came(number: int) -> None:
+def _came(number: int, unwound: threading.Event) -> None:
     # A function of its own, so that nothing here keeps a taker alive.
     name, taker = signal.Signals(number).name, _taking()
     if taker is not None:
         taker.heard(name)
     elif number != signal.SIGINT:
-        threading.Thread(target=_end_late, args=(name,), daemon=True).start()
+        threading.Thread(target=_end_late, args=(name, unwound), daemon=True).start()
 
 
-def _end_late(name: str) -> None:
-    if _unwound.wait(_UNWIND_S):
+def _end_late(name: str, unwound: threading.Event) -> None:
+    if unwound.wait(_UNWIND_S):
         return
     print(f"mt0: stopped by {name}", file=sys.stderr, flush=True)
     end_now(exit_code(name))

@@ -28,7 +28,7 @@ def send(number):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_stops_the_command(number, monkeypatch):
-    monkeypatch.setattr(stop_signals, "_end_late", lambda name: None)
+    monkeypatch.setattr(stop_signals, "_end_late", lambda name, unwound: None)
     before = signal.getsignal(number)
     with stop_signals.installed(), pytest.raises(stop_signals.Stopped) as stopped:
         send(number)
@@ -63,6 +63,30 @@ def test_a_taker_has_them_instead_at_once():
         del taker
         with pytest.raises(KeyboardInterrupt):
             send(signal.SIGINT)
+
+
+def test_a_signal_read_late_does_not_end_the_command_after_it(monkeypatch):
+    """The thread may come to read it when its command is over and the next one has begun."""
+    ended, started = [], []
+    monkeypatch.setattr(stop_signals, "_UNWIND_S", 0.1)
+    monkeypatch.setattr(stop_signals, "end_now", ended.append)
+    real, held = stop_signals._end_late, threading.Event()
+
+    def late(name, unwound):
+        started.append(name)
+        held.wait(60)
+        real(name, unwound)
+        started.append("over")
+
+    monkeypatch.setattr(stop_signals, "_end_late", late)
+    with pytest.raises(stop_signals.Stopped), stop_signals.installed():
+        send(signal.SIGTERM)
+    with stop_signals.installed():
+        held.set()
+        deadline = time.monotonic() + 60
+        while started != ["SIGTERM", "over"] and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert started == ["SIGTERM", "over"] and ended == []
 
 
 def test_another_thread_installs_nothing():
