@@ -24,11 +24,17 @@ from mt0_tpu.models.networks import NetworkConfig
 from mt0_tpu.text_vocabulary import EOS_ID
 
 Example = tuple[Sequence[int], Sequence[Sequence[int]]]
+_ROW_STEP = 16
 
 
 def layout_of(config: NetworkConfig) -> ModuleType:
     """Returns the room that lays out the rows of this kind of network."""
     return prefix_choice_rows if config.decoder_only else encoder_choice_rows
+
+
+def row_length(layout: ModuleType, inputs: int, targets: int) -> int:
+    """Returns T of a row that holds one input and one choice of these lengths."""
+    return _round_up(layout.row_tokens(range(inputs), [range(targets)]), _ROW_STEP)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,14 +251,14 @@ def _best_shape(
     best, row_cost = None, layout_of(config).row_cost
     ratio = targets_n.sum() / inputs_n.sum()
     for multiple in (1, 2, 4, 8):
-        length = _round_up(int(inputs_n.max()) * multiple, 16)
+        length = _round_up(int(inputs_n.max()) * multiple, _ROW_STEP)
         if multiple > 1 and (length > 1024 or length > inputs_n.sum() + 16):
             break
         room = min(int(length * ratio * 1.05), int(targets_n.sum()))
         targets = max(int(targets_n.max()), room)
         row_n = packing.pack(inputs_n, targets_n, (length, targets))
         # What no row uses is cut off again.
-        length = _round_up(int(np.bincount(row_n, inputs_n).max()), 16)
+        length = _round_up(int(np.bincount(row_n, inputs_n).max()), _ROW_STEP)
         targets = _round_up(int(np.bincount(row_n, targets_n).max()), 8)
         cost = (int(row_n.max()) + 1) * row_cost(config, length, targets)
         if best is None or cost < best[0]:

@@ -137,8 +137,8 @@ def plan(job: str, arguments: Mapping[str, Any], topology: Topology) -> Plan:
             rates=roofline.rates(topology),
         )
     lengths = (program.input_length, program.target_length)
-    forward = model_flops.forward_flops(config, program.rows, *lengths)
-    needed = forward * (3 if job == "train" else 1)
+    formula = model_flops.decode_flops if job == "decode" else model_flops.forward_flops
+    needed = formula(config, program.rows, *lengths) * (3 if job == "train" else 1)
     limit = topology.usable_hbm_gib and int(topology.usable_hbm_gib * 2**30)
     fits = None
     if program.memory is None:

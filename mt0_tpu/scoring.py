@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mt0_tpu import losses, partitioning
-from mt0_tpu.choice_packing import Batch, Example, RowGroup, checked, layout_of, plan
+from mt0_tpu.choice_packing import Batch, Example, RowGroup, checked, layout_of, plan, row_length
 from mt0_tpu.errors import UserError
 from mt0_tpu.models import networks
 from mt0_tpu.models.networks import NetworkConfig
@@ -223,16 +223,17 @@ def lower_step(
 
     Args:
       params: abstract, lying at `params_where`.
-      lengths: (encoder, decoder) tokens of a row.
+      lengths: tokens of the inputs and of the choices of a row.
 
     Returns:
       (the batch's shapes, where they lie, a function that traces).
     """
-    inputs, targets = lengths
+    layout, targets = layout_of(config), lengths[1]
     ways = partitioning.batch_ways(mesh)
-    shapes = dict.fromkeys(("encoder_input_tokens", "encoder_segment_ids"), (rows, inputs))
-    decoder = ("input_tokens", "target_tokens", "segment_ids", "cross_ids")
-    shapes |= {f"decoder_{name}": (rows, targets) for name in decoder}
+    length = row_length(layout, *lengths)
+    empty = layout.features((rows, length, targets), (), ())
+    shapes = {name: array.shape for name, array in empty.items()}
+    shapes["decoder_target_tokens"] = (rows, targets)
     # No choice repeats another's beginning.
     shapes |= {"counted_WN": (ways, rows // ways * targets), "first_Q": (0,), "repeated_Q": (0,)}
     over, whole = partitioning.batch_sharding(mesh), partitioning.replicated(mesh)

@@ -79,13 +79,12 @@ def test_microbatches_and_full_remat_cost_what_they_should(trained):
 def test_the_other_jobs(job):
     arguments = ARGUMENTS | {"batch_size": 16, "task_feature_lengths": LENGTHS}
     made = plan.plan(job, arguments, CPU)
-    forward = model_flops.forward_flops(TINY, 16, 16, 8)
     if job == "decode":
         # The encoder and its keys are done once, before the loop that is counted here.
-        assert 0.3 * forward < made.flops * 8 < 1.3 * forward and made.memory.cache > 0
-        assert made.unknown_loops
+        assert made.memory.cache > 0 and made.unknown_loops
     else:
-        assert made.flops * 8 == pytest.approx(forward, rel=0.02)
+        assert made.model_flops == model_flops.forward_flops(TINY, 16, 16, 8)
+    assert made.flops * 8 == pytest.approx(made.model_flops, rel=0.05 if job == "decode" else 0.02)
     assert made.memory.optimizer == 0 and made.steps is None
 
 
@@ -187,5 +186,17 @@ def test_a_decoder_only_network():
     made = plan.plan("train", arguments, CPU)
     assert (made.input_length, made.target_length) == (0, 24)
     assert made.flops * 8 == pytest.approx(made.model_flops, rel=0.02)
-    with pytest.raises(UserError, match="encoder-decoder networks alone"):
-        plan.plan("decode", arguments, CPU)
+
+
+@pytest.mark.parametrize("job", ["decode", "score"])
+def test_a_decoder_only_network_answers_and_scores(job):
+    from tests.tiny_bloom import TINY_BLOOM
+
+    lengths = {"inputs": 16, "targets": 16}
+    arguments = {"model": TINY_BLOOM, "mesh": ARGUMENTS["mesh"], "batch_size": 16}
+    made = plan.plan(job, arguments | {"task_feature_lengths": lengths}, CPU)
+    assert (made.rows, made.input_length, made.target_length) == (16, 16, 16)
+    assert made.flops * 8 == pytest.approx(made.model_flops, rel=0.1 if job == "decode" else 0.02)
+    assert (made.memory.cache > 0) == (job == "decode")
+    with pytest.raises(UserError, match="wants the lengths of both"):
+        plan.plan(job, arguments | {"task_feature_lengths": {"decoder": 32}}, CPU)

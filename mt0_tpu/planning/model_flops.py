@@ -16,11 +16,29 @@ def forward_flops(config: Any, rows: int, inputs: int, targets: int) -> float:
 
     Args:
       config: a T5Config or BloomConfig.
-      inputs, targets: positions of a row's two sides; a decoder-only row has the second alone.
+      inputs, targets: positions of a row's two sides, the second the head's; of a decoder-only
+        row in training the second is all of it.
     """
     if config.decoder_only:
-        return float(rows * _decoder_only_row(config, targets))
-    size = NetworkSize(
+        length = inputs + targets
+        return float(rows * (length * _decoder_only_token(config, length) + _head(config, targets)))
+    size = _size(config)
+    return float(rows * (size.encoder(inputs) + size.decoder(inputs, targets) + size.head(targets)))
+
+
+def decode_flops(config: Any, rows: int, inputs: int, targets: int) -> float:
+    """Returns 2 x multiply-adds of writing `targets` tokens, the inputs having been read."""
+    if config.decoder_only:
+        token = _decoder_only_token(config, inputs + targets)
+        return float(rows * (targets * token + _head(config, targets)))
+    size = _size(config)
+    # The keys and values of the inputs are there.
+    keys_values = size.decoder(inputs, 0)
+    return float(rows * (size.decoder(inputs, targets) - keys_values + size.head(targets)))
+
+
+def _size(config: Any) -> NetworkSize:
+    return NetworkSize(
         name="",
         width=config.emb_dim,
         attention=config.num_heads * config.head_dim,
@@ -30,12 +48,13 @@ def forward_flops(config: Any, rows: int, inputs: int, targets: int) -> float:
         decoder_layers=config.num_decoder_layers,
         vocabulary=config.vocab_size,
     )
-    row = size.encoder(inputs) + size.decoder(inputs, targets) + size.head(targets)
-    return float(rows * row)
 
 
-def _decoder_only_row(config: Any, length: int) -> float:
-    """Four square kernels and two of the MLP; scores and weighted values of all pairs; the head."""
+def _decoder_only_token(config: Any, length: int) -> float:
+    """Four square kernels and two of the MLP; scores and weighted values of `length` positions."""
     width = config.emb_dim
-    token = 2 * width * (4 * width + 2 * config.mlp_dim) + 4 * width * length
-    return length * (config.num_layers * token + 2 * width * config.vocab_size)
+    return config.num_layers * (2 * width * (4 * width + 2 * config.mlp_dim) + 4 * width * length)
+
+
+def _head(config: Any, targets: int) -> float:
+    return 2.0 * config.emb_dim * config.vocab_size * targets

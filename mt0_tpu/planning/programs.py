@@ -192,7 +192,10 @@ def _decode(arguments, mesh):
     rows, config = arguments.get("batch_size", 32), arguments["model"]
     partitioning.check_batch_size(rows, mesh)
     params, where = _parameters(networks.network(config), mesh)
-    engine = decoding.engine(config, arguments.get("decode", DecodeConfig()), targets, mesh=mesh)
+    # A vocabulary of BLOOM's kind has an EOS of its own; the program is the same for any.
+    eos_id = 2 if config.decoder_only else None
+    decode = arguments.get("decode", DecodeConfig())
+    engine = decoding.engine(config, decode, targets, eos_id=eos_id, mesh=mesh)
     state, state_where, lower = engine.lower_run(params, where, rows, inputs)
     kinds = {"parameters": (params, where), "cache": (state, state_where)}
     return (inputs, targets), rows, kinds, lower, targets
@@ -205,11 +208,6 @@ def _parameters(network, mesh):
 
 
 def _infer_lengths(arguments) -> tuple[int, int]:
-    if arguments["model"].decoder_only:
-        raise UserError(
-            "--job=decode and --job=score know encoder-decoder networks alone; plan this network "
-            "with --job=train or --job=eval"
-        )
     lengths = arguments.get("task_feature_lengths")
     if not lengths or {"inputs", "targets"} - set(lengths):
         raise UserError(
