@@ -33,6 +33,12 @@ SLICES = {
     "large": ("v4-32", "v5e-32"),
     "xl": ("v4-64", "v5e-64", "v5p-64"),
     "xxl": ("v4-128", "v4-256", "v5e-256", "v5p-128"),
+    "bloom_560m": ("v5e-8",),
+    "bloom_1b1": ("v5e-8",),
+    "bloom_1b7": ("v5e-16",),
+    "bloom_3b": ("v4-32",),
+    "bloom_7b1": ("v4-64",),
+    "bloom_176b": ("v5p-128", "v4-512"),
 }
 # By formula, so with room for what the formulas leave out.
 _FILLED = 0.75
@@ -40,11 +46,17 @@ GIB = 2**30
 
 
 def recipe(size: str) -> str:
-    return f"recipes/packed_mt0_{size}.gin"
+    family, _, rest = size.rpartition("_")
+    return f"recipes/bloomz_{rest}.gin" if family else f"recipes/packed_mt0_{size}.gin"
 
 
 def hardware_file(size: str, name: str) -> str:
     return f"hardware/{name}/{size}.gin"
+
+
+def network_name(size: str) -> str:
+    family, _, rest = size.rpartition("_")
+    return f"{family.upper()}-{rest}" if family else f"mT5-{size}"
 
 
 def choose(size: str, name: str) -> None:
@@ -61,7 +73,7 @@ def choose(size: str, name: str) -> None:
     ]  # fmt: skip
     best = min(fitting, key=lambda pair: (round(pair[1].seconds, 3), pair[1].peak_bytes))[0]
     lines = [
-        f"# mT5-{size} on {top}.",
+        f"# {network_name(size)} on {top}.",
         f"#   mt0 train --gin_file={recipe(size)} --gin_file={hardware_file(size, name)} …",
         "# Chosen by formula; docs/hardware.md has what the compiler says of it. Never run.",
         "",
@@ -134,8 +146,10 @@ def write_page() -> None:
         "",
         "Written by `python -m benchmarks.hardware_table`; the figures of each line come from",
         "`mt0 plan --gin_file=recipes/packed_mt0_SIZE.gin --gin_file=hardware/TYPE/SIZE.gin",
-        "--topology=TYPE --json`, 160 packed rows of 1024 + 256 tokens a step. Compiled, not run:",
-        "the step time is a roofline of peak rates (docs/planning.md) and real ones are longer.",
+        "--topology=TYPE --json`, 160 packed rows of 1024 + 256 tokens a step; of a BLOOM from the same",
+        "with recipes/bloomz_SIZE.gin and hardware/TYPE/bloom_SIZE.gin, 1024 rows of 2048 tokens up to",
+        "1b1, 2048 rows beyond. Compiled, not run: the step time is a roofline of peak rates",
+        "(docs/planning.md) and real ones are longer.",
         "",
         "| size | slice | mesh | microbatches | remat | alive at once, GiB | reserved, GiB |"
         " step, s (estimate) | MFU (estimate) |",
