@@ -146,9 +146,9 @@ def write_page() -> None:
         "",
         "Written by `python -m benchmarks.hardware_table`; the figures of each line come from",
         "`mt0 plan --gin_file=recipes/packed_mt0_SIZE.gin --gin_file=hardware/TYPE/SIZE.gin",
-        "--topology=TYPE --json`, 160 packed rows of 1024 + 256 tokens a step; of a BLOOM from the same",
-        "with recipes/bloomz_SIZE.gin and hardware/TYPE/bloom_SIZE.gin, 1024 rows of 2048 tokens up to",
-        "1b1, 2048 rows beyond. Compiled, not run: the step time is a roofline of peak rates",
+        "--topology=TYPE --json`, 160 packed rows of 1024 + 256 tokens a step; of a BLOOM",
+        "with recipes/bloomz_SIZE.gin and hardware/TYPE/bloom_SIZE.gin, 1024 rows of 2048 tokens",
+        "up to 1b1, 2048 rows beyond. Compiled, not run: the step time is a roofline of peak rates",
         "(docs/planning.md) and real ones are longer.",
         "",
         "| size | slice | mesh | microbatches | remat | alive at once, GiB | reserved, GiB |"
