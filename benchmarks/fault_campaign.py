@@ -44,7 +44,7 @@ from benchmarks.fault_children import (
     in_a_child,
 )
 from benchmarks.fault_tally import Tally
-from mt0_tpu import checkpoints
+from mt0_tpu import run_folder
 from mt0_tpu.exit_codes import REQUEUE
 from mt0_tpu.formats import own_run
 from tests import marked_run, tiny_run
@@ -91,7 +91,7 @@ class TrainingJob:
         return marked_run.read(self.folder / "marks0")
 
     def saving(self) -> bool:
-        folder = self.model_dir / checkpoints.FOLDER
+        folder = self.model_dir / run_folder.FOLDER
         return folder.is_dir() and any("tmp" in name for name in os.listdir(folder))
 
     def batches(self, index: int) -> list[str]:
@@ -123,8 +123,8 @@ def save_numbers(job: TrainingJob) -> None:
 
 def check_checkpoints(job: TrainingJob) -> None:
     """Reads all of every checkpoint there is; fails where one is not whole."""
-    for step in checkpoints.steps_of(job.model_dir):
-        folder = job.model_dir / checkpoints.FOLDER / str(step)
+    for step in run_folder.steps_of(job.model_dir):
+        folder = job.model_dir / run_folder.FOLDER / str(step)
         numbers_of(folder)
         json.loads((folder / "position" / "metadata").read_text())
 
@@ -167,7 +167,7 @@ def train_with_kills(
         job = TrainingJob(folder / f"job{number}", cache, reference.count)
         number += 1
         while True:
-            before = (checkpoints.steps_of(job.model_dir) or [0])[-1]
+            before = (run_folder.steps_of(job.model_dir) or [0])[-1]
             children = job.start()
             if done < kills and wait_for(rng.choice(PLACES), job, children, rng):
                 done += kill_one(job, children, before, reference, rng, tally)
@@ -209,7 +209,7 @@ def kill_one(job, children, before, reference, rng, tally) -> bool:
         tally.wrong["corrupt checkpoints"] += 1
         print((job.folder / "errors-check").read_text()[-2000:], flush=True)
     ran = check_batches(job, before, reference, tally)
-    kept = (checkpoints.steps_of(job.model_dir) or [0])[-1]
+    kept = (run_folder.steps_of(job.model_dir) or [0])[-1]
     tally.lost_steps.append(max(0, before + ran - kept))
     return True
 

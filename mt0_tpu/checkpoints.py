@@ -9,9 +9,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import shutil
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,22 +19,18 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 from orbax.checkpoint.options import MultiprocessingOptions
 
+from mt0_tpu import start_rule
 from mt0_tpu.checkpoint_saving import DELETING, Saver, delete_given_up
 from mt0_tpu.errors import UserError
 from mt0_tpu.formats import detect, own_run, placing, remote, sound
-from mt0_tpu.formats.weights import Weights
 from mt0_tpu.models.names import LAYERS
-from mt0_tpu.models.networks import NetworkConfig
+from mt0_tpu.run_folder import FOLDER, steps_of
+from mt0_tpu.start_rule import Start
 from mt0_tpu.train_state import TrainState
 
-FOLDER = "checkpoints"
-# Of each checkpoint, however it was made.
-_NEEDED = ("state/_METADATA", "state/manifest.ocdbt")
 # A piece of an array on disk, at most; a stack that is larger than the second has one a layer.
 _CHUNK_BYTES = 64 << 20
 _TOGETHER_BYTES = 16 << 20
-# Of mT5 and T5 1.1; T5X's TRAIN_STEPS counts from their beginning.
-_PRETRAINING_STEPS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,159 +71,6 @@ class CheckpointConfig:
             raise UserError(
                 f"CheckpointConfig.grace_seconds is {self.grace_seconds}; write more than 0 or None"
             )
-
-
-@dataclasses.dataclass(frozen=True)
-class Start:
-    """What a run starts from: kind is 'resume', 'initial', 'foreign' or 'scratch'.
-
-    `weights` is the opened checkpoint of a foreign start: T5X's, Hugging Face's, Mesh TensorFlow's.
-    """
-
-    kind: str
-    path: str | None = None
-    step: int = 0
-    weights: Weights | None = None
-
-    def __str__(self) -> str:
-        if self.kind == "scratch":
-            return "freshly drawn parameters"
-        if self.weights is not None and self.weights.step is None:
-            return f"{self.path} ({self.weights.kind}, which names no step: counted as 0)"
-        kind = f" ({self.weights.kind})" if self.weights is not None else ""
-        return f"step {self.step} of {self.path}{kind}"
-
-
-def steps_of(model_dir: str | Path) -> list[int]:
-    """Returns the steps of the whole checkpoints of a run, in order."""
-    folder = Path(model_dir) / FOLDER
-    if not folder.is_dir():
-        return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal() and p.is_dir())
-
-
-def set_aside_damaged(model_dir: str, say: Callable[[str], None]) -> None:
-    """Renames a run's latest checkpoints that lack files, so that it goes on from one before.
-
-    A folder is whole when it takes its name, unless someone deleted a part of it, or the storage
-    renames file by file, as a mounted bucket may. Only one process may call it.
-    """
-    for step in reversed(steps_of(model_dir)):
-        folder = Path(model_dir) / FOLDER / str(step)
-        lacks = [name for name in _NEEDED if not (folder / name).exists()]
-        if not lacks:
-            return
-        aside = folder.with_name(f"{step}.damaged-{time.time_ns()}")
-        folder.rename(aside)
-        say(f"{folder} lacks {', '.join(lacks)}: it is called {aside.name} now, and not used")
-
-
-def last_saved(model_dir: str | Path) -> str:
-    """Says which checkpoint a run would go on from."""
-    steps = steps_of(model_dir)
-    return f"the last checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _locate(path: str) -> tuple[Path, int] | None:
-    """Returns (MODEL_DIR, step) for a run folder, its checkpoints folder or one checkpoint.
-
-    None where it is none of our runs.
-    """
-    given = Path(os.path.abspath(path))
-    if given.name.isdecimal() and given.parent.name == FOLDER:
-        if not (given / "state").is_dir():
-            raise UserError(f"no checkpoint at {path}: it has no folder 'state'")
-        return given.parent.parent, int(given.name)
-    folder = given.parent if given.name == FOLDER else given
-    steps = steps_of(folder)
-    return (folder, steps[-1]) if steps else None
-
-
-def find_start(model_dir: str, initial_checkpoint_path: str | None, from_scratch: bool) -> Start:
-    """Decides what a run starts from, in this order.
-
-    1. the latest checkpoint of MODEL_DIR, 2. INITIAL_CHECKPOINT_PATH,
-    3. scratch, where that is allowed.
-    """
-    steps = steps_of(model_dir)
-    if steps:
-        return Start("resume", str(model_dir), steps[-1])
-    if initial_checkpoint_path:
-        here = remote.bring(initial_checkpoint_path, _say)
-        own = _locate(here)
-        if own:
-            return Start("initial", str(own[0]), own[1])
-        weights = detect.open_any(os.path.abspath(here))
-        return Start("foreign", weights.path, weights.step or 0, sound.Checked(weights))
-    if from_scratch:
-        return Start("scratch")
-    raise UserError(
-        f"nothing to start from: MODEL_DIR {model_dir} has no checkpoint and "
-        "INITIAL_CHECKPOINT_PATH is not set; set it, or train.from_scratch = True"
-    )
-
-
-def check_network(start: Start, config: NetworkConfig) -> None:
-    """Raises UserError where a start says of its network what no shape does, and it is another.
-
-    A run that goes on in its own MODEL_DIR is not asked: its config.gin is this run's.
-    """
-    if start.kind == "foreign":
-        sound.check_network(start.weights, config)
-    elif start.kind == "initial":
-        folder = Path(start.path) / FOLDER / str(start.step)
-        sound.check_network(own_run.open_weights(folder), config)
-
-
-def check_total_steps(start: Start, total_steps: int, relative_steps: int | None) -> None:
-    """Raises UserError where TRAIN_STEPS counts pretraining that the start does not know of.
-
-    Hugging Face's folders name no step. To count one in would be no help: at step 1,000,000
-    Adafactor hardly moves its statistics, and from there they start at zero.
-    """
-    counted = start.kind in ("initial", "foreign") and start.step == 0
-    if relative_steps is not None or not counted or total_steps <= _PRETRAINING_STEPS:
-        return
-    more = total_steps - _PRETRAINING_STEPS
-    raise UserError(
-        f"TRAIN_STEPS is {total_steps:,}, and {start.path} names no step: it counts as 0, and all "
-        f"of them would be trained; write TRAIN_STEPS_RELATIVE = {more} for {more:,} steps on top "
-        f"of it, or {total_steps} where so many are meant"
-    )
-
-
-def check_is_local(model_dir: str) -> None:
-    """Raises UserError for an address: pathlib would take gs: for the name of a folder."""
-    if "://" in model_dir:
-        raise UserError(
-            f"MODEL_DIR is remote ({model_dir}), but runs are written through the file system: "
-            "mount the bucket (docs/launching.md) and name the folder that it appears as"
-        )
-
-
-def check_model_dir(model_dir: str, state_bytes: int) -> None:
-    """Raises UserError unless MODEL_DIR can be written and holds one more checkpoint."""
-    check_is_local(model_dir)
-    folder = Path(model_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable-{os.getpid()}"
-        probe.write_bytes(b"x")
-        probe.unlink()
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
-        raise UserError(
-            f"MODEL_DIR {model_dir} cannot be written ({error.strerror}); name a folder you own"
-        ) from None
-    if free < state_bytes:
-        raise UserError(
-            f"MODEL_DIR {model_dir} has {free / 2**30:.2f} GiB free and one checkpoint needs "
-            f"{state_bytes / 2**30:.2f} GiB; free some space or name another folder"
-        )
 
 
 def _by_itself() -> MultiprocessingOptions:
@@ -289,7 +129,7 @@ class Checkpointer:
         model_dir: str,
         config: CheckpointConfig,
         read_only: bool = False,
-        say: Callable[[str], None] = _say,
+        say: Callable[[str], None] = start_rule.say,
     ):
         # Orbax logs a dozen lines a save and warns of its own defaults; its errors, which it logs
         # five times each with all of their specification, are said in a line by Saver.
@@ -416,13 +256,6 @@ class Checkpointer:
         return self._manager.restore(step, args=arguments)["state"]["params"]
 
 
-def checkpoint_step(path: str) -> int:
-    """Returns the step that restore_params would read from this path; 0 where it names none."""
-    path = remote.bring(path, _say)
-    own = _locate(path)
-    return own[1] if own else detect.open_any(os.path.abspath(path)).step or 0
-
-
 def restore_params(path: str, model_config, mesh=None):
     """Returns the parameters at a MODEL_DIR (its latest), one of its checkpoints, or another's.
 
@@ -433,8 +266,8 @@ def restore_params(path: str, model_config, mesh=None):
     from mt0_tpu import partitioning, train_state
     from mt0_tpu.models.networks import network
 
-    path = remote.bring(path, _say)
-    own = _locate(path)
+    path = remote.bring(path, start_rule.say)
+    own = start_rule.locate(path)
     model = network(model_config)
     shapes = jax.eval_shape(lambda: train_state.init_params(model, 0))
     if mesh is None:
@@ -454,7 +287,7 @@ def restore_params(path: str, model_config, mesh=None):
         weights = sound.Checked(detect.open_any(os.path.abspath(path)))
         sound.check_network(weights, model_config)
         return placing.place_params(weights, abstract)
-    check_network(Start("initial", str(own[0]), own[1]), model_config)
+    start_rule.check_network(Start("initial", str(own[0]), own[1]), model_config)
     checkpointer = Checkpointer(str(own[0]), CheckpointConfig(keep_last=None), read_only=True)
     try:
         return checkpointer.restore_params(own[1], abstract)

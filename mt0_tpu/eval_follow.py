@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mt0_tpu import checkpoints, distributed
+from mt0_tpu import distributed, run_folder
 from mt0_tpu.errors import UserError
 from mt0_tpu.formats import detect, t5x_folder
 from mt0_tpu.progress import duration
@@ -53,10 +53,10 @@ def found_in(path: str | os.PathLike) -> dict[int, str]:
     retention has begun to delete lacks it too.
     """
     root = Path(path)
-    inside = root if root.name == checkpoints.FOLDER else root / checkpoints.FOLDER
+    inside = root if root.name == run_folder.FOLDER else root / run_folder.FOLDER
     found = {}
     if inside.is_dir():
-        for step in checkpoints.steps_of(inside.parent):
+        for step in run_folder.steps_of(inside.parent):
             folder = inside / str(step)
             if (folder / "_CHECKPOINT_METADATA").is_file() and (folder / "state").is_dir():
                 found[step] = str(folder)

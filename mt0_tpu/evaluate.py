@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 
 from mt0_tpu import compile_cache, distributed, eval_follow, partitioning, rank_results
-from mt0_tpu.checkpoints import FOLDER, checkpoint_step, restore_params, steps_of
+from mt0_tpu.checkpoints import restore_params
 from mt0_tpu.decode_config import DecodeConfig
 from mt0_tpu.errors import UserError, did_you_mean
 from mt0_tpu.eval_follow import Patience
@@ -21,6 +21,8 @@ from mt0_tpu.evaluator import Evaluator
 from mt0_tpu.models.networks import NetworkConfig, network
 from mt0_tpu.partitioning import MeshConfig
 from mt0_tpu.reference_scores import model_of_size
+from mt0_tpu.run_folder import FOLDER, steps_of
+from mt0_tpu.start_rule import checkpoint_step
 
 # T5X's RestoreCheckpointConfig.mode calls the first 'specific'.
 CHECKPOINTS = ("latest", "specific", "all", "follow")

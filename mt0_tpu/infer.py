@@ -298,9 +298,9 @@ def _say(text: str) -> None:
 def _checkpoint_name(path: str, params) -> str:
     if params is not None:
         return f"parameters in memory ({path})"
-    from mt0_tpu import checkpoints
+    from mt0_tpu import start_rule
 
-    return f"{os.path.abspath(path)} step {checkpoints.checkpoint_step(path)}"
+    return f"{os.path.abspath(path)} step {start_rule.checkpoint_step(path)}"
 
 
 def _check_choices(given: Mapping[str, tuple[str, tuple[str, ...]]]) -> None:

@@ -21,16 +21,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mt0_tpu import checkpoints, losses, partitioning, sick_step, train_state
+from mt0_tpu import (
+    losses,
+    partitioning,
+    run_folder,
+    sick_step,
+    start_rule,
+    train_state,
+)
 from mt0_tpu import train as job
 from mt0_tpu import train_step as steps
-from mt0_tpu.checkpoints import CheckpointConfig, Checkpointer, Start
+from mt0_tpu.checkpoints import CheckpointConfig, Checkpointer
 from mt0_tpu.data import batches
 from mt0_tpu.data.batch_examples import BatchExample, batch_at
 from mt0_tpu.errors import UserError
 from mt0_tpu.models import networks
 from mt0_tpu.models.names import LAYERS
 from mt0_tpu.sick_step import SickStep
+from mt0_tpu.start_rule import Start
 
 _SHOWN = 12
 
@@ -193,15 +201,15 @@ def _run_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 def _model_dir(folder: str | Path, sick: SickStep) -> str:
     """The run that the folder lies in, else the one it came from."""
     around = Path(folder).resolve().parent.parent
-    return str(around) if checkpoints.steps_of(around) else sick.model_dir
+    return str(around) if run_folder.steps_of(around) else sick.model_dir
 
 
 def _start(model_dir: str, sick: SickStep, run: Mapping[str, Any]) -> Start:
-    before = [step for step in checkpoints.steps_of(model_dir) if step < sick.step]
+    before = [step for step in run_folder.steps_of(model_dir) if step < sick.step]
     if before:
         return Start("resume", model_dir, before[-1])
     nowhere = str(Path(model_dir) / sick_step.FOLDER)
-    return checkpoints.find_start(nowhere, run["initial_checkpoint_path"], run["from_scratch"])
+    return start_rule.find_start(nowhere, run["initial_checkpoint_path"], run["from_scratch"])
 
 
 def _kept_batch(folder: Path, sick: SickStep) -> dict[str, np.ndarray] | None:

@@ -6,9 +6,10 @@ import jax
 import numpy as np
 
 from mt0_tpu import train_state
-from mt0_tpu.checkpoints import CheckpointConfig, Checkpointer, Start
+from mt0_tpu.checkpoints import CheckpointConfig, Checkpointer
 from mt0_tpu.formats import placing
 from mt0_tpu.optimizers import Adafactor
+from mt0_tpu.start_rule import Start
 
 
 def start_state(

@@ -24,6 +24,8 @@ from mt0_tpu import (
     progress,
     replica_check,
     run_files,
+    run_folder,
+    start_rule,
     stop_signals,
     teacher_forced,
     train_state,
@@ -132,18 +134,18 @@ def train(
     partitioning.check_batch_size(train_dataset.batch_size, device_mesh, microbatches)
     for dataset in filter(None, (train_dataset, train_eval_dataset)):
         loss.check_batch_size(dataset.batch_size)
-    checkpoints.check_is_local(model_dir)
+    run_folder.check_is_local(model_dir)
     if leader:
-        checkpoints.set_aside_damaged(model_dir, say)
+        run_folder.set_aside_damaged(model_dir, say)
     distributed.barrier("checkpoints looked over")
     # Last of the checks: a checkpoint in a bucket is fetched here.
-    start = checkpoints.find_start(model_dir, initial_checkpoint_path, from_scratch)
-    checkpoints.check_total_steps(start, total_steps, relative_steps)
-    checkpoints.check_network(start, model)
+    start = start_rule.find_start(model_dir, initial_checkpoint_path, from_scratch)
+    start_rule.check_total_steps(start, total_steps, relative_steps)
+    start_rule.check_network(start, model)
     network = networks.network(model)
     shapes, axes = train_state.abstract_state(network, optimizer)
     partitioning.check_dimensions(axes.params, shapes.params, device_mesh, model.num_heads)
-    checkpoints.check_model_dir(model_dir, checkpoints.state_bytes(shapes))
+    run_folder.check_model_dir(model_dir, checkpoints.state_bytes(shapes))
 
     # Data: cached by a child process where it is missing, so that TensorFlow stays out of here.
     if leader:
@@ -214,7 +216,7 @@ def train(
     distributed.barrier("compiled")
     notice = StopNotice(
         distributed.watch(), leader, checkpoint.grace_seconds,
-        lambda: checkpoints.last_saved(model_dir), distributed.platform_news(),
+        lambda: run_folder.last_saved(model_dir), distributed.platform_news(),
     ).open()  # fmt: skip
 
     loader = batches.Loader(

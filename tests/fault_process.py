@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mt0_tpu import checkpoints, distributed, partitioning
+from mt0_tpu import distributed, partitioning, run_folder
 from mt0_tpu.checkpoints import CheckpointConfig, Checkpointer
 from mt0_tpu.errors import UserError
 from mt0_tpu.partitioning import MeshConfig
@@ -71,7 +71,7 @@ def full(mesh, folder: Path) -> None:
             running.join()
         checkpointer.poll()
         distributed.barrier(f"after {step}")
-        print("steps", step, checkpoints.steps_of(folder / "run"), flush=True)
+        print("steps", step, run_folder.steps_of(folder / "run"), flush=True)
     checkpointer.close()
     print("said", said, flush=True)
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mt0_tpu import checkpoint_saving, checkpoints
+from mt0_tpu import checkpoint_saving, checkpoints, run_folder
 from mt0_tpu import train as job
 from mt0_tpu.checkpoint_saving import Saver, storage_fault
 from mt0_tpu.checkpoints import CheckpointConfig, Checkpointer
@@ -61,7 +61,7 @@ class Run:
         if running is not None:
             running.join()
         self.checkpointer.poll()
-        return checkpoints.steps_of(self.folder)
+        return run_folder.steps_of(self.folder)
 
 
 @pytest.mark.parametrize("keep_last", [1, 2])
@@ -137,7 +137,7 @@ def test_the_folder_is_deleted_under_us(tmp_path):
     run.save(3)
     run.save(4)
     # At the latest the save after next finds a folder again.
-    assert checkpoints.steps_of(tmp_path / "run")[-1] == 4 and saved(tmp_path / "run", 4)
+    assert run_folder.steps_of(tmp_path / "run")[-1] == 4 and saved(tmp_path / "run", 4)
     assert len(run.said) <= 2
 
 
@@ -152,7 +152,7 @@ def test_checkpoints_are_deleted_under_us(tmp_path, deleted):
         assert run.save(step)[-1] == step
         assert saved(tmp_path / "run", step)
     run.checkpointer.close()
-    assert checkpoints.steps_of(tmp_path / "run") == [4, 5]
+    assert run_folder.steps_of(tmp_path / "run") == [4, 5]
 
 
 @pytest.mark.parametrize("lost", ["state/_METADATA", "state"])
@@ -164,14 +164,14 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path, lost):
     folder = tmp_path / "run" / "checkpoints" / "3"
     shutil.rmtree(folder / lost) if (folder / lost).is_dir() else (folder / lost).unlink()
     said = []
-    checkpoints.set_aside_damaged(str(tmp_path / "run"), said.append)
-    assert checkpoints.steps_of(tmp_path / "run") == [1, 2] and len(said) == 1
+    run_folder.set_aside_damaged(str(tmp_path / "run"), said.append)
+    assert run_folder.steps_of(tmp_path / "run") == [1, 2] and len(said) == 1
     assert "lacks state/_METADATA" in said[0]
     # What is left of it stays, and is not in the way of the same step.
     assert list(folder.parent.glob("3.damaged-*"))
     again = Run(tmp_path / "run", keep_last=3)
     assert again.save(3) == [1, 2, 3] and saved(tmp_path / "run", 3)
-    checkpoints.set_aside_damaged(str(tmp_path / "run"), said.append)
+    run_folder.set_aside_damaged(str(tmp_path / "run"), said.append)
     assert len(said) == 1
 
 
@@ -185,7 +185,7 @@ def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_no_half_one(tmp_path, 
     assert (given_up / "state" / "manifest.ocdbt").exists()
     monkeypatch.undo()
     again = Run(tmp_path / "run", keep_last=1)
-    assert not given_up.exists() and checkpoints.steps_of(tmp_path / "run") == [2]
+    assert not given_up.exists() and run_folder.steps_of(tmp_path / "run") == [2]
     assert again.save(3) == [3] and saved(tmp_path / "run", 3)
     assert not list(given_up.parent.iterdir())
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mt0_tpu import checkpoints, eval_follow, evaluate, infer_eval
+from mt0_tpu import checkpoints, eval_follow, evaluate, infer_eval, run_folder
 from mt0_tpu.checkpoints import CheckpointConfig
 from mt0_tpu.errors import UserError
 from tests import tiny_run
@@ -117,7 +117,7 @@ def test_resumed_it_evaluates_what_is_left(cache_dir, tmp_path):
 def test_refused_before_a_step(cache_dir, tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         tiny_run.run(tmp_path / "run", cache_dir, 2, infer_eval_dataset=quiz(cache_dir, **changes))
-    assert not checkpoints.steps_of(tmp_path / "run")
+    assert not run_folder.steps_of(tmp_path / "run")
 
 
 def test_rows_need_lengths(cache_dir, tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mt0_tpu import checkpoints
+from mt0_tpu import checkpoints, run_folder
 from mt0_tpu.exit_codes import INTERRUPTED, REQUEUE
 from tests import tiny_run
 from tests.conftest import REPOSITORY
@@ -141,7 +141,7 @@ def train_until(lines, model_dir, cache_dir, count) -> list[subprocess.Popen]:
 
 def goes_on_as_if_nothing_had_been(model_dir, cache_dir, count):
     """Two more log lines, from the step that was saved; equal to the bit to a run's of its own."""
-    saved = checkpoints.steps_of(model_dir)[-1]
+    saved = run_folder.steps_of(model_dir)[-1]
     last = saved + 4
     for folder in (model_dir, model_dir.parent / "undisturbed"):
         for code, err in ends(start("tests.tiny_run", [folder, cache_dir, last], count, cache_dir)):
@@ -169,7 +169,7 @@ def test_a_signal_to_a_process_alone(number, code, cache_dir, tmp_path):
     processes[0].send_signal(getattr(signal, number))
     ((found, err),) = ends(processes)
     assert found == code, err
-    assert checkpoints.steps_of(model_dir)[-1] > logged
+    assert run_folder.steps_of(model_dir)[-1] > logged
 
 
 @pytest.mark.slow
@@ -177,7 +177,7 @@ def test_a_second_signal_leaves_the_last_checkpoint(cache_dir, tmp_path):
     model_dir = tmp_path / "run"
     processes = train_until(3, model_dir, cache_dir, 1)
     # A save is whole some time after the steps that it is of.
-    while not checkpoints.steps_of(model_dir) and processes[0].poll() is None:
+    while not run_folder.steps_of(model_dir) and processes[0].poll() is None:
         time.sleep(0.01)
     for _ in range(2):
         processes[0].send_signal(signal.SIGTERM)

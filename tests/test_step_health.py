@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from mt0_tpu import checkpoints
+from mt0_tpu import checkpoints, run_folder
 from mt0_tpu.data import batches
 from mt0_tpu.errors import UserError
 from mt0_tpu.step_health import HealthConfig, StepHealth
@@ -53,7 +53,7 @@ def test_stop_keeps_the_batch_and_the_ids_of_its_examples(
     said = f"the gradient norm is nan at step {first} .*its batch, examples and how"
     with pytest.raises(UserError, match=said):
         tiny_run.run(tmp_path / "run", cache_dir, STEPS, config_text="# none\n")
-    assert all(step < first for step in checkpoints.steps_of(tmp_path / "run"))
+    assert all(step < first for step in run_folder.steps_of(tmp_path / "run"))
     folder = tmp_path / "run" / "sick" / f"step-{first}"
     examples = [json.loads(line) for line in (folder / "examples.jsonl").read_text().splitlines()]
     marked = [one for one in examples if (one["task"], one["index"]) == ("two", 0)]
@@ -177,7 +177,7 @@ def test_a_flipped_bit_stops_the_run_before_it_is_saved(cache_dir, tmp_path, mon
         tiny_run.run(tmp_path / "run", cache_dir, STEPS, check_replicas_every_steps=1000)
     # Its save at 3 goes on in the background.
     deadline = time.monotonic() + 60
-    while checkpoints.steps_of(tmp_path / "run") != [3]:
+    while run_folder.steps_of(tmp_path / "run") != [3]:
         assert time.monotonic() < deadline
         time.sleep(0.1)
 

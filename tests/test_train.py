@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from mt0_tpu import checkpoints
+from mt0_tpu import checkpoints, run_folder
 from mt0_tpu.checkpoints import CheckpointConfig
 from mt0_tpu.errors import UserError
 from mt0_tpu.optimizers import AdamW
@@ -154,7 +154,7 @@ def test_it_learns_evaluates_and_keeps_the_best(cache_dir, tmp_path):
     evaluated = {step: m["loss"] for step, split, m in lines if split == "eval"}
     assert sorted(evaluated) == [4, 8, 12, 16]
     best = min(evaluated, key=evaluated.get)
-    assert checkpoints.steps_of(model_dir) == sorted({8, 16, best})
+    assert run_folder.steps_of(model_dir) == sorted({8, 16, best})
     assert list((model_dir / "train").glob("events.out.tfevents.*"))
     assert list((model_dir / "training_eval" / "held").glob("events.out.tfevents.*"))
     info = (model_dir / "model-info.txt").read_text()
@@ -177,7 +177,7 @@ def test_initial_checkpoint_with_and_without_optimizer_state(cache_dir, tmp_path
 def refused(match: str, cache_dir, model_dir, **changes):
     with pytest.raises(UserError, match=match):
         tiny_run.run(model_dir, cache_dir, **changes)
-    assert not checkpoints.steps_of(model_dir)
+    assert not run_folder.steps_of(model_dir)
 
 
 def test_bad_input_is_refused_before_a_step(cache_dir, tmp_path):
@@ -219,7 +219,7 @@ def test_a_checkpoint_of_another_shape_names_path_expected_and_found(cache_dir, 
     mismatch = r"params/.*wi_0/kernel: expected \(1, 16, 64\), found \(1, 16, 32\)"
     with pytest.raises(UserError, match=mismatch):
         tiny_run.run(tmp_path / "run", cache_dir, 2, model=wider)
-    assert checkpoints.steps_of(tmp_path / "run") == [1]
+    assert run_folder.steps_of(tmp_path / "run") == [1]
 
 
 def test_model_dir_that_cannot_be_written(cache_dir, tmp_path):
@@ -231,12 +231,12 @@ def test_model_dir_that_cannot_be_written(cache_dir, tmp_path):
 
 def test_full_disk_before_and_during_a_run(cache_dir, tmp_path, monkeypatch):
     full = shutil.disk_usage(tmp_path)._replace(free=100)
-    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda path: full)
+    monkeypatch.setattr(run_folder.shutil, "disk_usage", lambda path: full)
     refused("one checkpoint needs", cache_dir, tmp_path / "run")
     monkeypatch.undo()
 
     tiny_run.run(tmp_path / "run", cache_dir, 3)
-    before = checkpoints.steps_of(tmp_path / "run")
+    before = run_folder.steps_of(tmp_path / "run")
 
     def no_space(*args, **kwargs):
         raise OSError(28, "No space left on device")
@@ -245,7 +245,7 @@ def test_full_disk_before_and_during_a_run(cache_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints.ocp.CheckpointManager, "save", no_space)
     with pytest.raises(UserError, match="No space left.*the last good one is step 3"):
         tiny_run.run(tmp_path / "run", cache_dir, 6)
-    assert checkpoints.steps_of(tmp_path / "run") == before
+    assert run_folder.steps_of(tmp_path / "run") == before
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(cache_dir, tmp_path):

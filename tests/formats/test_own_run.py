@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mt0_tpu import checkpoints, partitioning, train_state
+from mt0_tpu import checkpoints, partitioning, run_folder, train_state
 from mt0_tpu.checkpoints import CheckpointConfig, Checkpointer
 from mt0_tpu.errors import UserError
 from mt0_tpu.formats import own_run
@@ -191,7 +191,7 @@ def test_a_run_goes_on_in_a_written_folder(run, state, tmp_path):
     checkpointer = Checkpointer(str(tmp_path / "new"), CheckpointConfig(keep_last=2))
     checkpointer.save(state.replace(step=jnp.asarray(42, jnp.int32)), {})
     checkpointer.close()
-    assert checkpoints.steps_of(tmp_path / "new") == [41, 42]
+    assert run_folder.steps_of(tmp_path / "new") == [41, 42]
 
 
 def test_parameters_alone_in_bfloat16(run, state, tmp_path):
