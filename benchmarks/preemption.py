@@ -1,9 +1,10 @@
 """How long a training run takes from SIGTERM to its end, its step saved.
 
-    JAX_PLATFORMS=cpu python -m benchmarks.preemption --processes 1 2 --repeat 3
+    JAX_PLATFORMS=cpu python -m benchmarks.preemption --processes 1 2 --repeat 3 [--mt5_small]
 
-The tiny run of tests/tiny_run.py, a save of it under way or not as it happens; one of the
-processes gets the signal. Printed are the seconds until the last of them has ended, the exit
+The tiny run of tests/tiny_run.py, a save of it under way or not as it happens, or mT5-small
+(300M parameters, 1.2 GB a checkpoint; a step of it is about a second here); one of the processes
+gets the signal. Printed are the seconds until the last of them has ended, the exit
 codes, and the step that the latest checkpoint holds beside the last one logged before.
 """
 
@@ -20,15 +21,30 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.mt5_small import MT5_SMALL
+from mt0_tpu.checkpoints import CheckpointConfig
 from tests import tiny_run
 
 
-def start(count: int, model_dir: Path, cache: Path) -> list[subprocess.Popen]:
+def train_small(model_dir: str, cache: str) -> None:
+    """Trains mT5-small on the tiny run's data, saving every 20 steps."""
+    tiny_run.run(
+        model_dir, cache, 100000, model=MT5_SMALL, log_every_steps=1,
+        checkpoint=CheckpointConfig(save_every_steps=20, keep_last=1),
+    )  # fmt: skip
+
+
+def start(count: int, model_dir: Path, cache: Path, small: bool) -> list[subprocess.Popen]:
     """Starts a run that would go on for hours."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     command = [sys.executable, "-m", "tests.tiny_run", str(model_dir), str(cache), "100000"]
+    if small:
+        code = (
+            "import sys; from benchmarks import preemption; preemption.train_small(*sys.argv[1:])"
+        )
+        command = [sys.executable, "-c", code, str(model_dir), str(cache)]
     job = {"MT0_COORDINATOR": address, "MT0_NUM_PROCESSES": str(count)} if count > 1 else {}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return [
@@ -39,10 +55,10 @@ def start(count: int, model_dir: Path, cache: Path) -> list[subprocess.Popen]:
     ]
 
 
-def one(count: int, victim: int, root: Path, number: int) -> str:
+def one(count: int, victim: int, root: Path, number: int, small: bool) -> str:
     """Runs, stops and returns a line."""
     model_dir = root / f"run-{count}-{number}"
-    processes = start(count, model_dir, root / "cache")
+    processes = start(count, model_dir, root / "cache", small)
     metrics = model_dir / "metrics.jsonl"
     while not metrics.exists() or metrics.read_text().count("\n") < 8 + number:
         if any(process.poll() is not None for process in processes):
@@ -65,6 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--mt5_small", action="store_true", help="instead of the tiny network")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="preemption-") as folder:
         root = Path(folder)
@@ -73,7 +90,10 @@ def main() -> None:
         tiny_run.write_tiny_cache(root / "cache")
         for count in flags.processes:
             for number in range(flags.repeat):
-                print(one(count, (count - 1) * (number % 2), root, number), flush=True)
+                print(
+                    one(count, (count - 1) * (number % 2), root, number, flags.mt5_small),
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":
