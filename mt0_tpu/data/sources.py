@@ -22,6 +22,8 @@ from mt0_tpu.data.mixing import stable_key
 from mt0_tpu.errors import UserError, did_you_mean
 
 INFO_VERSION = 1
+# The published vocabulary of the one and embedding of the other.
+_MT5_IDS, _BLOOM_ROWS = 250_100, 250_880
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +114,7 @@ def open_sources(config: DatasetConfig) -> tuple[CachedTask, ...]:
 
 
 def check_vocabulary(sources: Sequence[CachedTask], vocab_size: int) -> None:
-    """Raises UserError when a task has ids beyond the model's embedding rows."""
+    """Raises UserError when a task has ids beyond the model's embedding rows, or mT5's for BLOOM."""
     for source in sources:
         for name, feature in source.info["features"].items():
             if feature["vocab_size"] > vocab_size:
@@ -121,6 +123,13 @@ def check_vocabulary(sources: Sequence[CachedTask], vocab_size: int) -> None:
                     f"{feature['vocab_size']} ids in '{name}', but the model has {vocab_size} "
                     "embedding rows (network.T5Config.vocab_size; mT5's 250,100 pieces take "
                     "250,112 rows); use the model gin that fits the task's vocabulary"
+                )
+            # mT5's would fit BLOOM's rows, and every word be another.
+            if (feature["vocab_size"], vocab_size) == (_MT5_IDS, _BLOOM_ROWS):
+                raise UserError(
+                    f"task '{source.name}' was cached with mT5's vocabulary ({_MT5_IDS:,} ids), and "
+                    f"the model has BLOOM's {_BLOOM_ROWS:,} rows: set MT0_VOCABULARY to BLOOM's "
+                    "tokenizer.json, and cache into another folder"
                 )
 
 

@@ -203,6 +203,9 @@ def test_errors(root, tmp_path, cache_writer):
         UserError, match="vocabulary of 250100 ids in 'inputs', but the model has 32000"
     ):
         check_vocabulary(open_sources(_config(root)), 32_000)
+    check_vocabulary(open_sources(_config(root)), 250_112)
+    with pytest.raises(UserError, match="mT5's vocabulary .* BLOOM's 250,880 rows: set MT0_VOCAB"):
+        check_vocabulary(open_sources(_config(root)), 250_880)
     cache_writer(tmp_path, {"long": [(range(99), [1])] * 5})
     with pytest.raises(UserError, match="hold no usable example .* 32 were longer than a row"):
         next(_loader(tmp_path, _config(tmp_path, overlong="drop")))
