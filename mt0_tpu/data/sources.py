@@ -114,7 +114,7 @@ def open_sources(config: DatasetConfig) -> tuple[CachedTask, ...]:
 
 
 def check_vocabulary(sources: Sequence[CachedTask], vocab_size: int) -> None:
-    """Raises UserError when a task has ids beyond the model's embedding rows, or mT5's for BLOOM."""
+    """Raises UserError where ids are beyond the embedding's rows, or mT5's for BLOOM."""
     for source in sources:
         for name, feature in source.info["features"].items():
             if feature["vocab_size"] > vocab_size:
@@ -127,7 +127,7 @@ def check_vocabulary(sources: Sequence[CachedTask], vocab_size: int) -> None:
             # mT5's would fit BLOOM's rows, and every word be another.
             if (feature["vocab_size"], vocab_size) == (_MT5_IDS, _BLOOM_ROWS):
                 raise UserError(
-                    f"task '{source.name}' was cached with mT5's vocabulary ({_MT5_IDS:,} ids), and "
+                    f"task '{source.name}' was cached with mT5's vocabulary ({_MT5_IDS:,} ids) and "
                     f"the model has BLOOM's {_BLOOM_ROWS:,} rows: set MT0_VOCABULARY to BLOOM's "
                     "tokenizer.json, and cache into another folder"
                 )
