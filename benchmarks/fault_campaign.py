@@ -194,6 +194,7 @@ def kill_one(job, children, before, reference, rng, tally) -> bool:
         code = child.wait(60.0)
         if code is None:
             tally.wrong["processes that hung"] += 1
+            print(f"hung after a kill at {place.decode()}: {child.told()[-6000:]}", flush=True)
             child.kill()
             continue
         tally.stop_s.append(time.monotonic() - began)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import os
 import signal
 import socket
@@ -33,6 +34,7 @@ class Child:
             with self.errors.open("w") as file:
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
+            faulthandler.register(signal.SIGUSR2, file=sys.__stderr__)
             work()
             code = 0
         except SystemExit as error:
@@ -56,6 +58,13 @@ class Child:
         while self.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
         return self.code
+
+    def told(self) -> str:
+        """What it wrote; of a living one, also where its threads are."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGUSR2)
+            time.sleep(1.0)
+        return self.errors.read_text()
 
     def kill(self) -> None:
         if self.poll() is None:
