@@ -103,7 +103,11 @@ def kill_any_time(
             tally.wrong["restarts that failed"] += 1
             print(f"{name}: {child.errors.read_text()[-2000:]}", flush=True)
         tally.runs += 1
-        tally.wrong["files that differ"] += shown(out) != wanted
+        found = shown(out)
+        if found != wanted:
+            tally.wrong["files that differ"] += 1
+            names = sorted(n for n in {*found, *wanted} if found.get(n) != wanted.get(n))
+            print(f"{name}: other or absent: {', '.join(names)}", flush=True)
         shutil.rmtree(out)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import sys
@@ -110,6 +111,8 @@ def evaluate(
     say = functools.partial(print, file=sys.stderr, flush=True) if leader else lambda text: None
     origin = os.path.abspath(checkpoint_path) if checkpoint_path else "untrained"
     settings = {"checkpoints_of": _run_of(origin), **data.settings()}
+    if untrained:
+        settings["drawn"] = {"random_seed": random_seed, **dataclasses.asdict(model)}
     outputs = EvalOutputs(
         eval_output_dir, mixture_or_task_name, settings, overwrite, write_n_results
     )
@@ -124,6 +127,13 @@ def evaluate(
                 return {}
     else:
         its_step, path = _which(checkpoint_path, params, untrained, step)
+        # What is given in memory may be anything; the same checkpoint gives the same again.
+        if params is None and outputs.is_done(its_step):
+            say(
+                f"nothing to do: {eval_output_dir} holds the results of step {its_step} with these "
+                "settings; evaluate.overwrite = True evaluates again"
+            )
+            return {}
         outputs.check(its_step)
     evaluator = Evaluator(data, model, device_mesh, batch_size, vocabulary, say)
     if several:

@@ -164,6 +164,18 @@ def test_untrained(job, tmp_path):
     assert (summary["checkpoint"], summary["step"]) == ("untrained", 0)
 
 
+def test_a_job_started_again_when_it_is_done_does_nothing(job, tmp_path, capsys):
+    """As a launcher does after a kill at the very end."""
+    again = {"params": None, "untrained": True, "step": None}
+    job(**again)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "eval").rglob("*.json*")}
+    assert job(**again) == {}
+    assert "nothing to do" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    with pytest.raises(UserError, match="with drawn .*'random_seed': 0.* this job has .*: 1"):
+        job(**again, random_seed=1)
+
+
 def test_a_checkpoint_of_a_run(job, golden, tmp_path):
     checkpointer = checkpoints.Checkpointer(str(tmp_path / "run"), checkpoints.CheckpointConfig())
     for step in (5, 9):
