@@ -17,7 +17,7 @@ import jax
 from jax.sharding import AbstractMesh
 
 from mt0_tpu import partitioning
-from mt0_tpu.planning import model_flops
+from mt0_tpu.planning import step_work
 from mt0_tpu.planning.chips import LINKS_OF_A_COLLECTIVE
 from mt0_tpu.planning.topologies import Topology
 from mt0_tpu.train_state import TrainState
@@ -25,8 +25,6 @@ from mt0_tpu.train_state import TrainState
 # Bytes of the softmax of one pair of positions and head while a layer is differentiated: logits
 # and their gradient in float32, probabilities twice in bfloat16.
 _PAIR_BYTES = 12
-# What a real step loses against the peaks, by experience of none: only the order counts.
-_PRODUCT_SHARE = 0.6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +96,7 @@ def predict(
         gradients=gradients,
         saved=_saved_bytes(config, one),
         working=_working_bytes(config, one),
-        seconds=_seconds(config, one, topology),
+        seconds=_seconds(config, state_of_device, one, topology),
     )
 
 
@@ -183,26 +181,24 @@ def _working_bytes(config: Any, one: Candidate) -> float:
     return max(layer, head + 2**29)  # half a GiB of logits and their gradient
 
 
-def _seconds(config: Any, one: Candidate, topology: Topology) -> float:
-    """Products at a share of the peak, and what collectives send; overlap is left out."""
+def _seconds(config: Any, state: tuple[float, float], one: Candidate, topology: Topology) -> float:
+    """The parts at their peaks, with the gathers beside them; then what nothing runs beside."""
     if topology.chip is None:
         return 0.0
     share = topology.chips / topology.devices
     chip = topology.chip
-    forward = model_flops.forward_flops(config, one.rows, one.inputs, one.targets)
-    factor = {"none": 3.0, "minimal": 3.05, "full": 4.0}[one.remat_policy]
-    flops = factor * forward / topology.devices
-    sent, between = _sent_bytes(config, one)
+    parts = step_work.parts(config, one, topology.devices, state)
+    working = step_work.seconds(parts, chip.flops_per_s * share, chip.hbm_bytes_per_s * share)
     links = chip.link_bytes_per_s * LINKS_OF_A_COLLECTIVE * share
+    gathered, summed, between = _sent_bytes(config, one)
     return (
-        flops / (chip.flops_per_s * share * _PRODUCT_SHARE)
-        + sent / links
-        + between / (chip.dcn_bytes_per_s * share)
+        max(working, gathered / links) + summed / links + between / (chip.dcn_bytes_per_s * share)
     )
 
 
-def _sent_bytes(config: Any, one: Candidate) -> tuple[float, float]:
-    """Bytes a device sends in a step: within its slice, to other slices."""
+def _sent_bytes(config: Any, one: Candidate) -> tuple[float, float, float]:
+    """Bytes a device sends in a step: kernels and gradients along fsdp, sums of the stream and
+    over `data`, and to other slices."""
     item = 2 if config.dtype == "bfloat16" else 4
     joined = config.num_heads * config.head_dim
     encoders, decoders, attentions, into = _stacks(config)
@@ -212,15 +208,15 @@ def _sent_bytes(config: Any, one: Candidate) -> tuple[float, float]:
     passes = 3 if one.remat_policy == "full" else 2
     # Kernels are gathered in each pass, gradients scattered, for every microbatch.
     ring = (one.fsdp - 1) / one.fsdp
-    sent = one.num_microbatches * (passes + 1) * ring * item * parameters
-    across = one.data * one.replica
-    reduced = 4 * config.emb_dim * (encoder + decoder) / one.tensor / one.fsdp
-    sent += 2 * (one.data - 1) / one.data * reduced
-    between = 2 * (one.replica - 1) / one.replica * reduced if across else 0.0
+    gathered = one.num_microbatches * (passes + 1) * ring * item * parameters
+    reduced = 4 * config.emb_dim * (encoder + decoder + config.vocab_size) / one.tensor / one.fsdp
+    # As compiled, gradients are summed over `data` in every microbatch.
+    summed = 2 * (one.data - 1) / one.data * reduced * one.num_microbatches
+    between = 2 * (one.replica - 1) / one.replica * reduced
     # The stream's partial sums, forward and backward (and again where it is recomputed).
     b = one.rows_of_a_device * one.num_microbatches
     stream = 2 * encoders * one.inputs
     stream += decoders * ((attentions + 1) * one.targets + (attentions - 1) * one.inputs / 2)
     times = (2.5 if one.sequence_parallel else 2) * passes
-    sent += times * (one.tensor - 1) / one.tensor * item * b * stream * config.emb_dim
-    return sent, between
+    summed += times * (one.tensor - 1) / one.tensor * item * b * stream * config.emb_dim
+    return gathered, summed, between
