@@ -176,8 +176,9 @@ def finish(
     if final.exists():
         shutil.rmtree(final)
     os.replace(whole, final)
-    for name in (_ORDINALS, "shard.json"):
-        (final / name).unlink(missing_ok=True)
+    # A kill while info.json was written left its temporary in the one shard there is.
+    for path in (final / _ORDINALS, final / "shard.json", *final.glob("*.tmp-*")):
+        path.unlink(missing_ok=True)
     for leftover in root.glob(f".partial-{definition.task.name}-{split}-{'?' * 12}"):
         shutil.rmtree(leftover, ignore_errors=True)
     return info

@@ -355,6 +355,21 @@ def test_the_number_of_shards_does_not_change_the_cache(tmp_path, before, monkey
         assert one == three, file
 
 
+def test_what_a_kill_left_beside_info_json_goes(tmp_path, monkeypatch):
+    write = cache_folder.write_json
+
+    def after_a_kill(path, content):
+        if path.name == "info.json":
+            path.with_name("info.json.tmp-1").write_text("{")
+        write(path, content)
+
+    monkeypatch.setattr(cache_folder, "write_json", after_a_kill)
+    task = add()
+    run(task, tmp_path)
+    assert (tmp_path / task / "train" / "info.json").is_file()
+    assert not list(tmp_path.rglob("*.tmp-*"))
+
+
 def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path, monkeypatch):
     name = add()
 
