@@ -22,6 +22,7 @@ import orbax.checkpoint as ocp
 
 from mt0_tpu import distributed
 from mt0_tpu.errors import UserError
+from mt0_tpu.place import is_bucket
 
 # Beside the checkpoints: those that retention gives up lie here, under their step, until deleted.
 # Deleted where it is, one would keep its name while it loses its files; a kill then leaves half.
@@ -35,6 +36,8 @@ _STATUSES = (
     "RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "NOT_FOUND", "UNAVAILABLE", "DEADLINE_EXCEEDED",
     "DATA_LOSS", "FAILED_PRECONDITION", "No space left", "Read-only file system",
 )  # fmt: skip
+# Of what speaks to buckets: their errors have no base of their own.
+_LIBRARIES = ("gcsfs", "google", "aiohttp", "requests")
 _SPOKEN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
@@ -43,6 +46,8 @@ def storage_fault(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         return error.strerror or str(error).strip().partition("\n")[0][:200]
     text = str(error)
+    if type(error).__module__.partition(".")[0] in _LIBRARIES:
+        return f"{type(error).__name__}: {text.strip().partition(chr(10))[0][:200]}"
     if isinstance(error, ValueError | RuntimeError) and any(name in text for name in _STATUSES):
         # The system's own words stand at the end of several nested ones.
         spoken = (os.strerror(number) for number in _SPOKEN if os.strerror(number) in text)
@@ -56,6 +61,8 @@ def delete_given_up(folder: Path) -> None:
     Args:
       folder: of the checkpoints.
     """
+    if is_bucket(folder):  # bucket_checkpoints deletes there
+        return
     # Made before it is needed: on a full disk, there might be no room for it.
     (folder / DELETING).mkdir(parents=True, exist_ok=True)
     for path in (folder / DELETING).iterdir():
@@ -207,7 +214,7 @@ class Saver:
     def _good(self) -> str:
         try:
             step = self._last_step()
-        except OSError:
+        except Exception:  # each kind of storage has its own
             return "which checkpoints are there cannot be seen"
         return "there is none yet" if step is None else f"the last good one is step {step}"
 

@@ -1,7 +1,8 @@
 """Checkpoints of our own runs: Orbax, asynchronous, sharded, with the loader's position.
 
-MODEL_DIR/checkpoints/<step>/{state,position}. A checkpoint's folder appears under its final
-name only when it is whole; what a crash leaves behind has another name and is never read.
+MODEL_DIR/checkpoints/<step>/{state,position}. On a disk a checkpoint's folder appears under its
+final name only when it is whole; in a bucket it is whole when it holds the mark (run_folder.py).
+What a crash leaves behind is never read.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import dataclasses
 import logging
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,10 +20,12 @@ from orbax.checkpoint import checkpoint_managers as policies
 from orbax.checkpoint.options import MultiprocessingOptions
 
 from mt0_tpu import start_rule
+from mt0_tpu.bucket_checkpoints import BucketManager
 from mt0_tpu.checkpoint_saving import DELETING, Saver, delete_given_up
 from mt0_tpu.errors import UserError
-from mt0_tpu.formats import detect, own_run, placing, remote, sound
+from mt0_tpu.formats import detect, own_run, placing, sound
 from mt0_tpu.models.names import LAYERS
+from mt0_tpu.place import is_bucket, place
 from mt0_tpu.run_folder import FOLDER, steps_of
 from mt0_tpu.start_rule import Start
 from mt0_tpu.train_state import TrainState
@@ -135,7 +137,7 @@ class Checkpointer:
         # five times each with all of their specification, are said in a line by Saver.
         for name in ("absl", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        self._folder = Path(os.path.abspath(model_dir)) / FOLDER
+        self._folder = place(model_dir) / FOLDER
         keep = [policies.LatestN(config.keep_last)]
         if config.keep_every_steps:
             keep.append(policies.EveryNSteps(config.keep_every_steps))
@@ -148,12 +150,14 @@ class Checkpointer:
                 keep_checkpoints_without_metrics=False,
             )
             keep.append(best)
+        policy = policies.AnyPreservationPolicy(keep)
+        in_bucket = is_bucket(model_dir)
         processes = _by_itself() if read_only else MultiprocessingOptions()
         options = ocp.CheckpointManagerOptions(
             create=not read_only,
             read_only=read_only,
-            preservation_policy=policies.AnyPreservationPolicy(keep),
-            cleanup_tmp_directories=not read_only,
+            preservation_policy=policies.LatestN(None) if in_bucket else policy,
+            cleanup_tmp_directories=not (read_only or in_bucket),
             todelete_subdir=None if read_only else DELETING,
             multiprocessing_options=processes,
             # Made in the background, a folder that cannot be made leaves threads that wait five
@@ -162,11 +166,12 @@ class Checkpointer:
         )
 
         def open_manager():
+            handlers = _handlers(processes)
+            if in_bucket:
+                return BucketManager(self._folder, policy, options, handlers)
             if not read_only and jax.process_index() == 0:
                 delete_given_up(self._folder)
-            return ocp.CheckpointManager(
-                self._folder, options=options, item_handlers=_handlers(processes)
-            )
+            return ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
 
         def last_step():
             return max(steps_of(self._folder.parent), default=None)
@@ -266,8 +271,7 @@ def restore_params(path: str, model_config, mesh=None):
     from mt0_tpu import partitioning, train_state
     from mt0_tpu.models.networks import network
 
-    path = remote.bring(path, start_rule.say)
-    own = start_rule.locate(path)
+    path, own = start_rule.reach(path)
     model = network(model_config)
     shapes = jax.eval_shape(lambda: train_state.init_params(model, 0))
     if mesh is None:

@@ -191,6 +191,14 @@ def _run_plan(flags: argparse.Namespace) -> int:
 
 def _run_report(flags: argparse.Namespace) -> None:
     from mt0_tpu import report
+    from mt0_tpu.bucket_mirror import bring_files
+    from mt0_tpu.place import is_bucket
 
+    if flags.output is None and is_bucket(flags.runs[0]):
+        raise UserError(
+            f"{flags.runs[0]} is in a bucket, and a report is written to local disk; name it with "
+            "--output=FOLDER"
+        )
     output = flags.output or os.path.join(flags.runs[0], "report")
-    print(f"report: {report.write_report(flags.runs, output)}")
+    runs = [bring_files(run) for run in flags.runs]
+    print(f"report: {report.write_report(runs, output)}")

@@ -13,6 +13,8 @@ from pathlib import Path
 from mt0_tpu.errors import UserError, did_you_mean
 from mt0_tpu.formats import detect, own_run, remote, run_record, shape_of, sound
 from mt0_tpu.formats.model_card import ModelCard
+from mt0_tpu.formats.weights import Weights
+from mt0_tpu.place import is_bucket, place
 
 WRITERS = {"orbax": "own_run", "t5x": "t5x_writer", "hf": "hf_export"}
 T5X_LAYOUTS = {"msgpack": "t5x_writer", "orbax": "t5x_orbax_writer"}
@@ -67,7 +69,7 @@ def convert(
         )
     if os.path.lexists(destination) and not overwrite:
         raise UserError(f"{destination} exists; name another folder, or write --overwrite")
-    weights = detect.open_any(remote.bring(source, say))
+    weights = _open(source, say)
     if _holds(destination, weights.path):
         raise UserError(
             f"{destination} holds the checkpoint that is read, and --overwrite would delete it; "
@@ -98,6 +100,12 @@ def convert(
     say(f"convert: done, {destination}")
 
 
+def _open(source: str, say: Callable[[str], None]) -> Weights:
+    """Opens a checkpoint of any kind; a run of ours in a bucket is read where it is."""
+    own = own_run.find(place(source)) if is_bucket(source) else None
+    return own_run.open_weights(own) if own else detect.open_any(remote.bring(source, say))
+
+
 def _holds(folder: str, path: str) -> bool:
     """Whether a path is a folder or lies in it, links followed."""
     folder, path = os.path.realpath(folder), os.path.realpath(path)
@@ -120,7 +128,7 @@ def _for_hf(weights, network, destination: Path, vocabulary: str | None) -> dict
     """
     record = None
     if weights.kind == own_run.OwnRun.kind:
-        record = run_record.of_checkpoint(Path(weights.path), weights.step)
+        record = run_record.of_checkpoint(place(weights.path), weights.step)
     name = destination.absolute().name
     config = record.network(network) if record else weights.config or network
     card = record.card(name) if record else ModelCard(name=name)

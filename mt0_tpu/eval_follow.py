@@ -11,12 +11,12 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from mt0_tpu import distributed, run_folder
 from mt0_tpu.errors import UserError
 from mt0_tpu.formats import detect, t5x_folder
+from mt0_tpu.place import place
 from mt0_tpu.progress import duration
 
 RUN_FILE = "run.json"
@@ -52,13 +52,13 @@ def found_in(path: str | os.PathLike) -> dict[int, str]:
     One still being written has another name, or lacks the file that is written last; what
     retention has begun to delete lacks it too.
     """
-    root = Path(path)
+    root = place(path)
     inside = root if root.name == run_folder.FOLDER else root / run_folder.FOLDER
     found = {}
     if inside.is_dir():
         for step in run_folder.steps_of(inside.parent):
             folder = inside / str(step)
-            if (folder / "_CHECKPOINT_METADATA").is_file() and (folder / "state").is_dir():
+            if (folder / "_CHECKPOINT_METADATA").exists() and (folder / "state").is_dir():
                 found[step] = str(folder)
     elif root.is_dir():
         for folder in root.iterdir():
@@ -71,7 +71,7 @@ def found_in(path: str | os.PathLike) -> dict[int, str]:
 def final_step(model_dir: str | os.PathLike) -> int | None:
     """Returns the step that a run will stop at, where it says so."""
     try:
-        return int(json.loads((Path(model_dir) / RUN_FILE).read_text("utf-8"))["final_step"])
+        return int(json.loads((place(model_dir) / RUN_FILE).read_text("utf-8"))["final_step"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -187,7 +187,7 @@ def read_or_gone(path: str, read: Callable[[], Any], patience: Patience, say) ->
 
 def _verdict(path: str, error: Exception) -> tuple[str, str]:
     """Says what an error in reading a checkpoint means, and its first words."""
-    if path not in found_in(Path(path).parent).values():
+    if path not in found_in(place(path).parent).values():
         return "gone", ""
     if isinstance(error, UserError):
         return "refused", str(error)

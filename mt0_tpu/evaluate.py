@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import jax
 
@@ -21,6 +19,7 @@ from mt0_tpu.eval_tasks import EvalData
 from mt0_tpu.evaluator import Evaluator
 from mt0_tpu.models.networks import NetworkConfig, network
 from mt0_tpu.partitioning import MeshConfig
+from mt0_tpu.place import absolute, is_address, is_bucket, place
 from mt0_tpu.reference_scores import model_of_size
 from mt0_tpu.run_folder import FOLDER, steps_of
 from mt0_tpu.start_rule import checkpoint_step
@@ -109,7 +108,7 @@ def evaluate(
     compile_cache.enable(eval_output_dir)
     leader = jax.process_index() == 0
     say = functools.partial(print, file=sys.stderr, flush=True) if leader else lambda text: None
-    origin = os.path.abspath(checkpoint_path) if checkpoint_path else "untrained"
+    origin = absolute(checkpoint_path) if checkpoint_path else "untrained"
     settings = {"checkpoints_of": _run_of(origin), **data.settings()}
     if untrained:
         settings["drawn"] = {"random_seed": random_seed, **dataclasses.asdict(model)}
@@ -203,10 +202,14 @@ def _check_sources(checkpoint_path, params, untrained: bool, step, checkpoints: 
         )
     if checkpoints in ("all", "follow") and (checkpoint_path is None or params is not None):
         raise UserError(f"checkpoints is {checkpoints!r}, which wants a MODEL_DIR as its path")
-    if checkpoints in ("all", "follow") and "://" in checkpoint_path:
+    if (
+        checkpoints in ("all", "follow")
+        and is_address(checkpoint_path)
+        and not is_bucket(checkpoint_path)
+    ):
         raise UserError(
-            f"checkpoints is {checkpoints!r} and {checkpoint_path} is remote; name a local run "
-            "folder, or one checkpoint with checkpoints = 'latest'"
+            f"checkpoints is {checkpoints!r} and {checkpoint_path} is remote; name a run folder, "
+            "local or gs://…, or one checkpoint with checkpoints = 'latest'"
         )
     if checkpoints in ("all", "follow") and step is not None:
         raise UserError(
@@ -217,7 +220,7 @@ def _check_sources(checkpoint_path, params, untrained: bool, step, checkpoints: 
 
 def _run_of(checkpoint: str) -> str:
     """Returns the run's folder for one of its checkpoints; other paths as they are."""
-    path = Path(checkpoint)
+    path = place(checkpoint)
     if path.name.isdigit() and path.parent.name == FOLDER:
         return str(path.parent.parent)
     return str(path.parent) if path.name == FOLDER else checkpoint
@@ -228,7 +231,7 @@ def _which(checkpoint_path, params, untrained: bool, step: int | None) -> tuple[
     if params is not None or untrained:
         return step or 0, checkpoint_path
     if step is not None:
-        inside = Path(checkpoint_path) / FOLDER
+        inside = place(checkpoint_path) / FOLDER
         if inside.is_dir():
             there = steps_of(checkpoint_path)
             if step not in there:

@@ -21,6 +21,7 @@ from mt0_tpu.infer_requests import Cutting, FileRequests, Request, Requests, Tas
 from mt0_tpu.input_lines import open_inputs
 from mt0_tpu.models.networks import NetworkConfig
 from mt0_tpu.partitioning import MeshConfig
+from mt0_tpu.place import absolute
 from mt0_tpu.predict import Prediction, predict
 from mt0_tpu.text_tasks import shows_all
 from mt0_tpu.text_vocabulary import TextVocabulary, check_size, open_vocabulary
@@ -300,7 +301,7 @@ def _checkpoint_name(path: str, params) -> str:
         return f"parameters in memory ({path})"
     from mt0_tpu import start_rule
 
-    return f"{os.path.abspath(path)} step {start_rule.checkpoint_step(path)}"
+    return f"{absolute(path)} step {start_rule.checkpoint_step(path)}"
 
 
 def _check_choices(given: Mapping[str, tuple[str, tuple[str, ...]]]) -> None:

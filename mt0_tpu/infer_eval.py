@@ -7,7 +7,6 @@ batch of training is drawn.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from mt0_tpu.eval_outputs import EvalOutputs
 from mt0_tpu.eval_tasks import EvalData
 from mt0_tpu.evaluator import Evaluator
 from mt0_tpu.models.networks import NetworkConfig
+from mt0_tpu.place import absolute
 from mt0_tpu.whole_file import write_whole
 
 
@@ -29,6 +29,7 @@ class InferEval:
 
     Args:
       model_dir: of the run.
+      folder: where its small files are written: model_dir, or a copy of a bucket's (remote_run.py).
       dataset: which mixture and split; lengths of None cut nothing.
       period: steps between two evaluations.
       num_examples: at most this many of each task.
@@ -42,6 +43,7 @@ class InferEval:
     def __init__(
         self,
         model_dir: str,
+        folder: str,
         dataset: DatasetConfig,
         model: NetworkConfig,
         mesh,
@@ -64,10 +66,10 @@ class InferEval:
             data_dir=dataset.data_dir,
         )
         self._evaluator = Evaluator(data, model, mesh, dataset.batch_size, say=say)
-        settings = {"checkpoints_of": os.path.abspath(model_dir), **data.settings()}
+        settings = {"checkpoints_of": absolute(model_dir), **data.settings()}
         # A run that goes on from an earlier checkpoint evaluates its steps again.
         name = dataset.mixture_or_task_name
-        self._outputs = EvalOutputs(model_dir, name, settings, overwrite=True)
+        self._outputs = EvalOutputs(folder, name, settings, overwrite=True)
         self._outputs.check(0)
         self._model_dir, self._period, self._say = model_dir, period, say
 

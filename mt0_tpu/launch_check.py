@@ -35,11 +35,11 @@ def check_words(words: Sequence[str]) -> None:
     if words[0] not in GIN_JOBS:
         hint = did_you_mean(words[0], GIN_JOBS) or f" There are: {', '.join(GIN_JOBS)}."
         raise UserError(f"`mt0 {words[0]}` is no job to launch.{hint}")
-    written = r"--gin\.(MODEL_DIR|EVAL_OUTPUT_DIR|INFER_OUTPUT_DIR)=['\"]+\w+://"
+    written = r"--gin\.(EVAL_OUTPUT_DIR|INFER_OUTPUT_DIR)=['\"]+\w+://"
     remote = [word for word in words if re.match(written, word)]
     if remote:
         raise UserError(
-            f"{remote[0]}: runs are written through the file system; mount the bucket "
+            f"{remote[0]}: results are written through the file system; mount the bucket "
             "(--mount=gs://BUCKET, --bucket=BUCKET) and name /gcs/BUCKET/…"
         )
 

@@ -31,12 +31,14 @@ from mt0_tpu import (
 )
 from mt0_tpu import train as job
 from mt0_tpu import train_step as steps
+from mt0_tpu.bucket_mirror import bring_files
 from mt0_tpu.checkpoints import CheckpointConfig, Checkpointer
 from mt0_tpu.data import batches
 from mt0_tpu.data.batch_examples import BatchExample, batch_at
 from mt0_tpu.errors import UserError
 from mt0_tpu.models import networks
 from mt0_tpu.models.names import LAYERS
+from mt0_tpu.place import is_bucket
 from mt0_tpu.sick_step import SickStep
 from mt0_tpu.start_rule import Start
 
@@ -116,6 +118,7 @@ def reproduce(
     Raises:
       UserError: the folder is not whole, or the step cannot be reached any more.
     """
+    folder = _at_hand(folder)
     sick = sick_step.load(folder)
     run = _run_arguments(arguments or _config(folder, ()))
     model_dir = _model_dir(folder, sick)
@@ -182,10 +185,18 @@ def reproduce(
     )
 
 
+def _at_hand(folder: str | Path) -> str | Path:
+    """The folder itself or, of a run in a bucket, in a copy of its small files."""
+    if not is_bucket(folder):
+        return folder
+    run, _, step = str(folder).rstrip("/").rpartition(f"/{sick_step.FOLDER}/")
+    return Path(bring_files(run)) / sick_step.FOLDER / step
+
+
 def _config(folder: str | Path, changes: Sequence[str]) -> dict[str, Any]:
     from mt0_tpu import gin_config
 
-    path = Path(folder) / "config.gin"
+    path = Path(_at_hand(folder)) / "config.gin"
     if not path.is_file():
         raise UserError(f"{path} is missing; give a folder such as MODEL_DIR/sick/step-1234")
     return gin_config.parse([f"--gin_file={path}", *changes], "train").arguments
@@ -208,7 +219,7 @@ def _start(model_dir: str, sick: SickStep, run: Mapping[str, Any]) -> Start:
     before = [step for step in run_folder.steps_of(model_dir) if step < sick.step]
     if before:
         return Start("resume", model_dir, before[-1])
-    nowhere = str(Path(model_dir) / sick_step.FOLDER)
+    nowhere = f"{model_dir}/{sick_step.FOLDER}"
     return start_rule.find_start(nowhere, run["initial_checkpoint_path"], run["from_scratch"])
 
 

@@ -1,7 +1,12 @@
-"""The checkpoints in a run folder: which are whole, and whether one more can be written."""
+"""The checkpoints in a run folder: which are whole, and whether one more can be written.
+
+On a disk a checkpoint takes its name when it is whole. In a bucket nothing can be renamed at once:
+there it lies under its name from the start, and is whole when it holds the mark.
+"""
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import shutil
 import time
@@ -9,18 +14,32 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mt0_tpu.errors import UserError
+from mt0_tpu.place import is_address, is_bucket, place
 
 FOLDER = "checkpoints"
+# Orbax's own: written last of a checkpoint in a bucket, and deleted first.
+MARK = "commit_success.txt"
 # Of each checkpoint, however it was made.
 _NEEDED = ("state/_METADATA", "state/manifest.ocdbt")
+_AT_ONCE = 16
 
 
-def steps_of(model_dir: str | Path) -> list[int]:
+def steps_of(model_dir: str | os.PathLike) -> list[int]:
     """Returns the steps of the whole checkpoints of a run, in order."""
-    folder = Path(model_dir) / FOLDER
+    return sorted(step for step, whole in _steps(model_dir).items() if whole)
+
+
+def _steps(model_dir: str | os.PathLike) -> dict[int, bool]:
+    """{step: whether it is whole} of all that lies under the name of a checkpoint."""
+    folder = place(model_dir) / FOLDER
     if not folder.is_dir():
-        return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal() and p.is_dir())
+        return {}
+    found = [one for one in folder.iterdir() if one.name.isdecimal()]
+    if not is_bucket(model_dir):
+        return {int(one.name): True for one in found if one.is_dir()}
+    with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
+        whole = pool.map(lambda one: (one / MARK).exists(), found)
+        return {int(one.name): is_whole for one, is_whole in zip(found, whole, strict=True)}
 
 
 def set_aside_damaged(model_dir: str, say: Callable[[str], None]) -> None:
@@ -30,33 +49,80 @@ def set_aside_damaged(model_dir: str, say: Callable[[str], None]) -> None:
     renames file by file, as a mounted bucket may. Only one process may call it.
     """
     for step in reversed(steps_of(model_dir)):
-        folder = Path(model_dir) / FOLDER / str(step)
+        folder = place(model_dir) / FOLDER / str(step)
         lacks = [name for name in _NEEDED if not (folder / name).exists()]
         if not lacks:
             return
         aside = folder.with_name(f"{step}.damaged-{time.time_ns()}")
+        if is_bucket(model_dir):  # where it moves file by file: it must not count meanwhile
+            (folder / MARK).unlink()
         folder.rename(aside)
         say(f"{folder} lacks {', '.join(lacks)}: it is called {aside.name} now, and not used")
 
 
-def last_saved(model_dir: str | Path) -> str:
+def delete_unfinished(model_dir: str | os.PathLike) -> None:
+    """Deletes what a save or a deletion that was cut off has left in a bucket.
+
+    Only one process may call it, and none may be saving.
+    """
+    for step, whole in _steps(model_dir).items():
+        if not whole:
+            (place(model_dir) / FOLDER / str(step)).rmtree()
+
+
+def delete_step(model_dir: str | os.PathLike, step: int) -> None:
+    """Deletes a checkpoint in a bucket; cut off anywhere, what is left of it is none."""
+    folder = place(model_dir) / FOLDER / str(step)
+    (folder / MARK).unlink(missing_ok=True)
+    folder.rmtree()
+
+
+def last_saved(model_dir: str | os.PathLike) -> str:
     """Says which checkpoint a run would go on from."""
     steps = steps_of(model_dir)
     return f"the last checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
 
 
-def check_is_local(model_dir: str) -> None:
-    """Raises UserError for an address: pathlib would take gs: for the name of a folder."""
-    if "://" in model_dir:
+def check_bucket(model_dir: str) -> None:
+    """Raises UserError for an address that no run can be written to; of local paths says nothing.
+
+    Every process asks, since each writes its part.
+    """
+    if not is_address(model_dir):
+        return
+    if not is_bucket(model_dir):
         raise UserError(
-            f"MODEL_DIR is remote ({model_dir}), but runs are written through the file system: "
-            "mount the bucket (docs/launching.md) and name the folder that it appears as"
+            f"MODEL_DIR is {model_dir}, and of addresses only gs://BUCKET/… can be written to: "
+            "write that, or mount the bucket (docs/launching.md) and name its folder"
         )
+    if not model_dir.removeprefix("gs://").strip("/").partition("/")[2]:
+        raise UserError(
+            f"MODEL_DIR is {model_dir}, a whole bucket; name a folder in it: gs://BUCKET/NAME"
+        )
+    probe = place(model_dir) / f".writable-{os.getpid()}-{time.time_ns()}"
+    try:
+        probe.write_text("x")
+        place(model_dir).stat()  # lists
+        probe.unlink()
+    except FileNotFoundError:
+        raise UserError(
+            f"MODEL_DIR {model_dir} cannot be written (there is no such bucket); create it, or "
+            "correct its name"
+        ) from None
+    except Exception as error:  # of HTTP, of the line, of the login: each library has its own
+        said = (str(error).splitlines() or [""])[-1][:200]
+        raise UserError(
+            f"MODEL_DIR {model_dir} cannot be written ({type(error).__name__}: {said}); log in "
+            "(`gcloud auth application-default login`) as someone who may read, write and delete "
+            "objects there, or name another bucket"
+        ) from None
 
 
 def check_model_dir(model_dir: str, state_bytes: int) -> None:
     """Raises UserError unless MODEL_DIR can be written and holds one more checkpoint."""
-    check_is_local(model_dir)
+    if is_address(model_dir):
+        check_bucket(model_dir)
+        return
     folder = Path(model_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)

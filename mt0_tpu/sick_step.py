@@ -55,8 +55,9 @@ class SickStep:
     model_dir: str
 
     @property
-    def folder(self) -> Path:
-        return Path(self.model_dir) / FOLDER / f"step-{self.step}"
+    def folder(self) -> str:
+        """Where it is kept, of a run in a bucket an address."""
+        return f"{self.model_dir.rstrip('/')}/{FOLDER}/step-{self.step}"
 
 
 def keep(
@@ -65,14 +66,18 @@ def keep(
     sources: Sequence[CachedTask],
     dataset: DatasetConfig,
     config_text: str,
+    files: str,
 ) -> None:
     """Writes the folder; every process its rows, the first one the rest.
+
+    Args:
+      files: model_dir, or where small files are written for it (remote_run.py).
 
     Raises OSError where it cannot be written.
     """
     packed = io.BytesIO()
     np.savez_compressed(packed, **rows)
-    folder = sick.folder
+    folder = Path(files) / FOLDER / f"step-{sick.step}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"batch-{jax.process_index()}.npz").write_bytes(packed.getvalue())
     if jax.process_index():
@@ -87,7 +92,7 @@ def keep(
         "grad_norm": repr(sick.grad_norm),
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
-        "command": f"python -m mt0_tpu.reproduce {folder}",
+        "command": f"python -m mt0_tpu.reproduce {sick.folder}",
     }
     write_whole(folder / "step.json", json.dumps(record, indent=1) + "\n")
 

@@ -11,7 +11,8 @@ from mt0_tpu.errors import UserError
 from mt0_tpu.formats import detect, own_run, remote, sound
 from mt0_tpu.formats.weights import Weights
 from mt0_tpu.models.networks import NetworkConfig
-from mt0_tpu.run_folder import FOLDER, steps_of
+from mt0_tpu.place import is_address, is_bucket, place
+from mt0_tpu.run_folder import FOLDER, MARK, steps_of
 
 # Of mT5 and T5 1.1; T5X's TRAIN_STEPS counts from their beginning.
 _PRETRAINING_STEPS = 1_000_000
@@ -46,16 +47,35 @@ def say(text: str) -> None:
 def locate(path: str) -> tuple[Path, int] | None:
     """Returns (MODEL_DIR, step) for a run folder, its checkpoints folder or one checkpoint.
 
-    None where it is none of our runs.
+    A run in a bucket is read where it is. None where it is none of our runs.
     """
-    given = Path(os.path.abspath(path))
+    if is_address(path) and not is_bucket(path):
+        return None
+    given = place(path)
     if given.name.isdecimal() and given.parent.name == FOLDER:
         if not (given / "state").is_dir():
             raise UserError(f"no checkpoint at {path}: it has no folder 'state'")
+        if is_bucket(path) and not (given / MARK).exists():
+            raise UserError(
+                f"the checkpoint at {path} is not whole: it has no {MARK}, which is written last; "
+                "name another"
+            )
         return given.parent.parent, int(given.name)
     folder = given.parent if given.name == FOLDER else given
     steps = steps_of(folder)
     return (folder, steps[-1]) if steps else None
+
+
+def reach(path: str) -> tuple[str, tuple[Path, int] | None]:
+    """Returns (where a checkpoint can be read, what `locate` says of that).
+
+    A run of ours in a bucket stays there; anything else that is not on disk is copied to it.
+    """
+    own = locate(path)
+    if own is None:
+        path = remote.bring(path, say)
+        own = locate(path)
+    return path, own
 
 
 def find_start(model_dir: str, initial_checkpoint_path: str | None, from_scratch: bool) -> Start:
@@ -68,8 +88,7 @@ def find_start(model_dir: str, initial_checkpoint_path: str | None, from_scratch
     if steps:
         return Start("resume", str(model_dir), steps[-1])
     if initial_checkpoint_path:
-        here = remote.bring(initial_checkpoint_path, say)
-        own = locate(here)
+        here, own = reach(initial_checkpoint_path)
         if own:
             return Start("initial", str(own[0]), own[1])
         weights = detect.open_any(os.path.abspath(here))
@@ -90,7 +109,7 @@ def check_network(start: Start, config: NetworkConfig) -> None:
     if start.kind == "foreign":
         sound.check_network(start.weights, config)
     elif start.kind == "initial":
-        folder = Path(start.path) / FOLDER / str(start.step)
+        folder = place(start.path) / FOLDER / str(start.step)
         sound.check_network(own_run.open_weights(folder), config)
 
 
@@ -113,6 +132,5 @@ def check_total_steps(start: Start, total_steps: int, relative_steps: int | None
 
 def checkpoint_step(path: str) -> int:
     """Returns the step that restore_params would read from this path; 0 where it names none."""
-    path = remote.bring(path, say)
-    own = locate(path)
+    path, own = reach(path)
     return own[1] if own else detect.open_any(os.path.abspath(path)).step or 0

@@ -73,6 +73,7 @@ class StepHealth:
       state: what `state` gave when the checkpoint was saved.
       step: the step the run goes on from; what is told of later ones is forgotten.
       say: takes lines.
+      files: where small files are written for model_dir (remote_run.py); None: there.
     """
 
     def __init__(
@@ -86,8 +87,10 @@ class StepHealth:
         state: Mapping[str, Any] | None,
         step: int,
         say: Callable[[str], None],
+        files: str | None = None,
     ):
         state = state or {}
+        self._files = files or model_dir
         self._config, self._model_dir, self._say = config, model_dir, say
         self._sources, self._dataset = sources, dataset
         self._seed, self._config_text = seed, config_text
@@ -97,7 +100,7 @@ class StepHealth:
         self._fed: collections.deque[tuple[int, LoaderState, Batch]] = collections.deque(
             maxlen=_HELD_BATCHES
         )
-        self._spikes_path = Path(model_dir) / sick_step.FOLDER / SPIKES_FILE
+        self._spikes_path = Path(self._files) / sick_step.FOLDER / SPIKES_FILE
         if jax.process_index() == 0:
             self._try(lambda: _cut_back(self._spikes_path, step))
 
@@ -162,7 +165,7 @@ class StepHealth:
         )  # fmt: skip
 
         def write():
-            sick_step.keep(sick, rows, self._sources, self._dataset, self._config_text)
+            sick_step.keep(sick, rows, self._sources, self._dataset, self._config_text, self._files)
 
         if not self._try(write):
             return ""

@@ -22,6 +22,7 @@ from mt0_tpu import (
     losses,
     partitioning,
     progress,
+    remote_run,
     replica_check,
     run_files,
     run_folder,
@@ -41,6 +42,7 @@ from mt0_tpu.metric_log import MetricLog, log_line
 from mt0_tpu.models import networks
 from mt0_tpu.optimizers import Adafactor, AdamW
 from mt0_tpu.partitioning import MeshConfig
+from mt0_tpu.place import is_bucket
 from mt0_tpu.schedules import LearningRate
 from mt0_tpu.start_state import start_state
 from mt0_tpu.step_health import HealthConfig, StepHealth
@@ -118,7 +120,7 @@ def train(
     """
     began = time.monotonic()
     distributed.initialize()
-    kept = compile_cache.enable(model_dir)
+    kept = compile_cache.enable(None if is_bucket(model_dir) else model_dir)
     leader = jax.process_index() == 0
     line = progress.ProgressLine(stream=sys.stderr if leader else open(os.devnull, "w"))
     say = line.say
@@ -134,7 +136,7 @@ def train(
     partitioning.check_batch_size(train_dataset.batch_size, device_mesh, microbatches)
     for dataset in filter(None, (train_dataset, train_eval_dataset)):
         loss.check_batch_size(dataset.batch_size)
-    run_folder.check_is_local(model_dir)
+    run_folder.check_bucket(model_dir)
     if leader:
         run_folder.set_aside_damaged(model_dir, say)
     distributed.barrier("checkpoints looked over")
@@ -157,11 +159,12 @@ def train(
         if opened is not None:
             batches.check_vocabulary(opened, model.vocab_size)
 
+    run = remote_run.open_run(model_dir, say)
     infer_eval = None
     if infer_eval_dataset:
         infer_eval = InferEval(
-            model_dir, infer_eval_dataset, model, device_mesh, infer_eval_period or eval_period,
-            infer_eval_num_examples, infer_eval_decode, say,
+            model_dir, run.folder, infer_eval_dataset, model, device_mesh,
+            infer_eval_period or eval_period, infer_eval_num_examples, infer_eval_decode, say,
         )  # fmt: skip
 
     # State: the start rule has decided; what happens to the optimizer state is said aloud.
@@ -184,10 +187,11 @@ def train(
     if step == final_step and start.kind == "resume" and not owed:
         say(f"nothing to do: {model_dir} is at step {step} already")
         checkpointer.close()
+        run.close()
         return TrainSummary(model_dir, step, {}, time.monotonic() - began)
     if leader:
-        run_files.write(model_dir, config_text, shapes, axes, where, step)
-        write_run_file(model_dir, step, final_step)
+        run_files.write(run.folder, config_text, shapes, axes, where, step)
+        write_run_file(run.folder, step, final_step)
 
     # Compilation: ahead of time, then all hosts meet before the first collective.
     compile_began, read_before = time.monotonic(), compile_cache.hits()
@@ -226,11 +230,11 @@ def train(
         process_count=jax.process_count(),
         state=batches.LoaderState(**position["loader"]) if "loader" in position else None,
     )
-    writer = progress.MetricWriter(model_dir, step, say) if leader else None
+    writer = progress.MetricWriter(run.folder, step, say) if leader else None
     log = MetricLog(position.get("metric_sums"), position.get("metric_steps", 0))
     health = StepHealth(
         health_config, model_dir, sources, train_dataset, random_seed, config_text,
-        position.get("health"), step, say,
+        position.get("health"), step, say, run.folder,
     )  # fmt: skip
     rows_where = partitioning.batch_sharding(device_mesh)
     eval_metrics: dict[str, float] | None = None
@@ -261,6 +265,7 @@ def train(
             "owed": owed,
         }
         last = stops_now or step == final_step
+        run.flush()
         checkpointer.save(state, position, eval_metrics, last=last)
 
     stops_now = False
@@ -318,6 +323,8 @@ def train(
             if writer:
                 writer.write(step, "train", metrics, "train")
                 say(log_line(step, final_step, metrics, (final_step - step) * rate))
+        if logs_now:
+            run.send()
         compare_replicas(state, step, saves_now)
         owed = ["scores"] if scores_now else []
         if evals_now and stops_now:
@@ -343,6 +350,7 @@ def train(
         infer_eval.close()
     if writer:
         writer.close()
+    run.close()
     notice.close()
     if stops_now:
         raise Stopped(

@@ -9,6 +9,7 @@ _flags = os.environ.get("XLA_FLAGS", "")
 if "xla_force_host_platform_device_count" not in _flags:
     os.environ["XLA_FLAGS"] = f"{_flags} --xla_force_host_platform_device_count=8".strip()
 
+import importlib.util  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import jax  # noqa: E402
@@ -41,3 +42,26 @@ def shared() -> Path:
 def golden(shared) -> Path:
     """Numbers that stock T5X, HF, SeqIO and Megatron produced."""
     return shared / "golden"
+
+
+@pytest.fixture(scope="session")
+def gcs():
+    """A stand-in for Google Cloud Storage, for this process and those it starts."""
+    if importlib.util.find_spec("gcsfs") is None:  # it reads the variables when it is imported
+        pytest.skip("gcsfs is not installed: `pip install -e '.[gcs]'` to test runs in buckets")
+    from tests.fake_gcs import FakeGcs
+
+    with FakeGcs() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture
+def bucket(gcs, tmp_path, monkeypatch) -> str:
+    """A new bucket's address; copies of what lies in it are the test's own."""
+    monkeypatch.setenv("MT0_RUNS_DIR", str(tmp_path / "mirrors"))
+    name = f"bucket-{len(gcs.objects)}"
+    gcs.objects[name] = {}
+    yield f"gs://{name}"
+    gcs.watch, gcs.faults = (lambda line: None), []

@@ -230,7 +230,7 @@ def test_two_processes_follow_one_run(finished, tmp_path):
         ({"checkpoints": "all", "step": 3}, "leave the step out"),
         ({"checkpoints": "all", "checkpoint_path": "nowhere"}, "holds no checkpoints"),
         ({"checkpoints": "follow", "checkpoint_path": None, "untrained": True}, "MODEL_DIR"),
-        ({"checkpoints": "follow", "checkpoint_path": "gs://b/run"}, "gs://b/run is remote"),
+        ({"checkpoints": "follow", "checkpoint_path": "s3://b/run"}, "s3://b/run is remote"),
         ({"follow_poll_seconds": 0.0}, "poll_seconds is 0.0; write more than 0"),
     ],
 )

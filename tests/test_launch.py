@@ -85,7 +85,7 @@ def test_the_scripts_code_is_mt0s(ran, monkeypatch):
         ([*TPU, "--step=log", "--", "train"], "Did you mean 'logs'?"),
         ([*TPU, "--step=logs", "--", "train"], "the step logs takes no command"),
         ([*TPU[:3], "--type=v4-46", "--zone=z", "--", "train"], "v4-32 and v4-64"),
-        ([*TPU, "--", "train", "--gin.MODEL_DIR='gs://b/x'"], "--mount=gs://BUCKET"),
+        ([*TPU, "--", "train", "--gin.INFER_OUTPUT_DIR='gs://b/x'"], "--mount=gs://BUCKET"),
         ([*TPU, "--", "eval", "--gin.EVAL_OUTPUT_DIR='s3://b/x'"], "--mount=gs://BUCKET"),
         (["launch", "slurm", "--", "train"], "needs --name"),
     ],

@@ -12,8 +12,8 @@ def test_half_a_checkpoint_is_none(tmp_path):
     assert run_folder.steps_of(tmp_path / "run") == [5]
 
 
-def test_a_remote_model_dir_is_refused(tmp_path, monkeypatch):
+def test_an_address_that_no_run_can_be_written_to_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="mount the bucket"):
-        run_folder.check_model_dir("gs://bucket/run", 1)
-    assert not list(tmp_path.iterdir())  # pathlib would make a folder called gs:
+    with pytest.raises(UserError, match="of addresses only gs://BUCKET/… can be written to"):
+        run_folder.check_model_dir("s3://bucket/run", 1)
+    assert not list(tmp_path.iterdir())  # pathlib would make a folder called s3:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import sys
 
 from mt0_tpu import process_flags
 from mt0_tpu.errors import UserError
@@ -75,8 +76,12 @@ def run_job(flags: argparse.Namespace) -> None:
     resolved = gin_config.resolve(flags.command, *gin_flags(flags))
     if flags.dry_run:
         print(resolved.text, end="")
-    else:
+        return
+    try:
         resolved.run()
+    finally:
+        if "mt0_tpu.remote_run" in sys.modules:
+            sys.modules["mt0_tpu.remote_run"].close_all()
 
 
 def run_infer(flags: argparse.Namespace) -> None:

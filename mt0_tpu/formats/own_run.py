@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,8 @@ from mt0_tpu.errors import UserError
 from mt0_tpu.formats.weights import TensorInfo, Weights
 from mt0_tpu.models.names import LAYERS
 from mt0_tpu.models.networks import NetworkConfig
+from mt0_tpu.place import BUCKET, is_bucket, place
+from mt0_tpu.run_folder import MARK
 
 CHECKPOINTS = "checkpoints"
 # Under which Orbax's own metadata holds what no array tells of a network.
@@ -38,24 +39,32 @@ def find(path: Path) -> Path | None:
     Also accepts MODEL_DIR/checkpoints, one checkpoint, and its `state`. Raises UserError where
     only the beginning of one is there.
     """
-    given = Path(os.path.abspath(path))
+    given = place(path)
     if given.name == "state":
         given = given.parent
     if _is_step(given):
-        if _HALF.search(given.name):
+        if _HALF.search(given.name) or not _is_marked(given):
             raise UserError(_half_written(given))
         return given
     for folder in (given / CHECKPOINTS, given):
         if not folder.is_dir():
             continue
         steps = [one for one in folder.iterdir() if one.name.isdecimal() and _is_step(one)]
+        whole = [one for one in steps if _is_marked(one)]
+        if whole:
+            return max(whole, key=lambda one: int(one.name))
         if steps:
-            return max(steps, key=lambda one: int(one.name))
+            raise UserError(_half_written(steps[0]))
         if folder.name == CHECKPOINTS:
             for half in sorted(folder.iterdir()):
                 if _HALF.search(half.name):
                     raise UserError(_half_written(half))
     return None
+
+
+def _is_marked(step: Path) -> bool:
+    """Whether a checkpoint has what tells in a bucket that it is whole; on a disk its name does."""
+    return not is_bucket(step) or (step / MARK).exists()
 
 
 def _half_written(folder: Path) -> str:
@@ -123,8 +132,8 @@ class OwnRun(Weights):
 
         if not shape_of.is_bloom(self):
             return None
-        record = run_record.of_checkpoint(Path(self.path), self.step)
-        told = noted_network(Path(self.path)) | (record.bloom_fields() if record else {})
+        record = run_record.of_checkpoint(place(self.path), self.step)
+        told = noted_network(place(self.path)) | (record.bloom_fields() if record else {})
         return shape_of.bloom(self, told) if "num_heads" in told else None
 
     def _layers(self, name: str, rest: str) -> dict[str, tuple[str, int | None]]:
@@ -210,6 +219,9 @@ def _open_stores(state: Path) -> dict[str, Any]:
     """{dotted name: tensorstore} of every leaf, in the order of the names."""
     stores = {}
     base = {"driver": "file", "path": f"{state}/"}
+    if is_bucket(state):
+        bucket, _, folder = str(state).removeprefix(BUCKET).partition("/")
+        base = {"driver": "gcs", "bucket": bucket, "path": f"{folder}/"}
     context = tensorstore.Context()
     for name in _leaf_names(state):
         spec = {
@@ -252,7 +264,7 @@ def _factored_by_name(folder: Path) -> bool:
     config = folder.parent.parent / "config.gin"
     if not config.is_file():
         return False
-    text = config.read_text(encoding="utf-8", errors="replace")
+    text = config.read_bytes().decode("utf-8", "replace")
     return re.search(r"^[^#\n]*factor_by_name\s*=\s*True", text, re.MULTILINE) is not None
 
 

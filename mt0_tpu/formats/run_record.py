@@ -125,7 +125,7 @@ class RunRecord:
     def _recipe(self) -> str:
         """config.gin, without the places of this machine: a card is read by others."""
         file = self.folder / "config.gin"
-        text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+        text = file.read_bytes().decode("utf-8", "replace") if file.is_file() else ""
         return _without_folders(redact(_ORIGIN.sub("", text)))
 
     def _curves(self) -> dict[str, float]:
@@ -195,7 +195,7 @@ def _accuracies(lines: list[dict]) -> dict[str, float]:
 def _json_lines(path: Path) -> Iterator[dict]:
     if not path.is_file():
         return
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for text in path.read_bytes().decode("utf-8", "replace").splitlines():
         try:
             line = json.loads(text)
         except ValueError:

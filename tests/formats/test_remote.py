@@ -76,8 +76,8 @@ def test_a_bucket_without_its_library_names_the_extra(tmp_path, monkeypatch, cap
         arguments = ["--gin_file=recipes/mt0_small.gin", model_dir]
     assert cli.main([command, *arguments]) == 2
     said = capsys.readouterr().err.splitlines()
-    assert said[-1].startswith(f"mt0: error: {address} cannot be read (Please install gcsfs")
-    assert "for gs:// `pip install mt0_tpu[gcs]`, or copy it to local disk" in said[-1]
+    assert said[-1].startswith(f"mt0: error: {address} needs gcsfs, which is not")
+    assert "`pip install mt0_tpu[gcs]`, or name a local folder" in said[-1]
     assert os.listdir(tmp_path) == []
 
 
