@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mt0_tpu import checkpoint_saving, checkpoints, run_folder
-from mt0_tpu import train as job
+from mt0_tpu import checkpoint_saving, checkpoints, partitioning, run_folder
 from mt0_tpu.checkpoint_saving import Saver, storage_fault
 from mt0_tpu.checkpoints import CheckpointConfig, Checkpointer
 from mt0_tpu.errors import UserError
@@ -280,7 +279,7 @@ def test_a_run_over_a_disk_that_fills_ends_as_if_it_never_had(
     """Saves at 3, 6, 9 and 12; from step 4 to step 10 nothing can be written."""
     tiny_run.run(tmp_path / "undisturbed", cache_dir, 12)
     steps, filler = [], []
-    to_devices = job.to_devices
+    to_devices = partitioning.to_devices
 
     def over(name):
         for thread in threading.enumerate():
@@ -297,7 +296,7 @@ def test_a_run_over_a_disk_that_fills_ends_as_if_it_never_had(
             filler[0].unlink()
         return to_devices(batch, where)
 
-    monkeypatch.setattr(job, "to_devices", disturbed)
+    monkeypatch.setattr(partitioning, "to_devices", disturbed)
     tiny_run.run(small_disk / "run", cache_dir, 12)
     said = capfd.readouterr().err
     for step in (6, 9):
