@@ -21,6 +21,8 @@ KINDS = (
 )  # fmt: skip
 _IOTA = re.compile(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _MESH_AXIS = re.compile(r"'([^']+)'=(\d+)")
+# How a TPU's program hands what crosses slices to the hosts, which add it up.
+_BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,8 @@ def collective_of(
       slice_of: the slice of each device, in the order of the program; None: one for all.
     """
     opcode, asynchronous = one.opcode, False
+    if opcode == "send":
+        return _between_slices(one, slice_of)
     if opcode == "async-start":
         inner = module[one.called("calls")[0]].root
         kind = inner.opcode
@@ -71,6 +75,17 @@ def collective_of(
     output = sum(array.bytes for array in results)
     wire = _wire_bytes(kind, output, size)
     return Collective(kind, asynchronous, output, wire, size, _crosses(groups, slice_of))
+
+
+def _between_slices(one: Instruction, slice_of: tuple[int, ...] | None) -> Collective | None:
+    """Returns the share of a device in a collective of slices; None for another send."""
+    found = _BETWEEN_SLICES.search(one.attributes)
+    if found is None:
+        return None
+    kind = found.group(1).lower().replace("_", "-")
+    kind = kind if kind in KINDS else "collective-permute"
+    size, output = len(set(slice_of or (0, 1))), one.arrays[0].bytes
+    return Collective(kind, True, output, _wire_bytes(kind, output, size), size, True)
 
 
 def _wire_bytes(kind: str, output: int, size: int) -> float:

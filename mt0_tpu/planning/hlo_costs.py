@@ -195,8 +195,10 @@ class _Counter:
             return 2 * _in_hbm(operands[1])
         if one.opcode == "fusion":
             return self._fusion_traffic(one, operands)
+        if one.opcode == "slice-start":  # ((operand), result, context): reads what it gives
+            return one.arrays[1].bytes + (one.arrays[1].bytes if one.arrays[1].space == 0 else 0)
         if one.opcode.endswith("-start"):  # its shape holds the operands as well
-            return sum(_in_hbm(operand) for operand in operands) + _in_hbm(one) / 2
+            return _in_hbm(one)
         return _in_hbm(one) + sum(_in_hbm(operand) for operand in operands)
 
     def _fusion_traffic(self, one: Instruction, operands: list[Instruction]) -> float:

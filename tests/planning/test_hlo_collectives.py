@@ -91,3 +91,15 @@ def test_a_fused_reduce_scatter_is_one():
 
 def test_other_work_is_none():
     assert collective("f32[16,4]{1,0} negate(%x)") is None
+
+
+def test_slices_are_joined_by_sends_to_the_hosts():
+    operation = (
+        "(f32[16,4]{1,0}, u32[], token[]) send(%x), channel_id=5, is_host_transfer=true, "
+        'frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",KIND}'
+    )
+    kind = '_xla_megascale_transfer_type="ALL_REDUCE"'
+    found = collective(operation.replace("KIND", kind), (0, 0, 1, 1, 2, 2, 3, 3))
+    assert (found.kind, found.asynchronous, found.crosses_slices) == ("all-reduce", True, True)
+    assert (found.group_size, found.output_bytes, found.wire_bytes) == (4, 256, 2 * 256 * 3 / 4)
+    assert collective(operation.replace(",KIND", "")) is None

@@ -206,6 +206,30 @@ def test_traffic_of_a_scan_over_stacked_kernels_is_not_the_stack_each_time():
     assert stack < costs.hbm_bytes < 6 * stack
 
 
+STARTED = """\
+HloModule m
+
+ENTRY %main (x: f32[16,4]) -> f32[16,4] {
+  %x = f32[16,4]{1,0} parameter(0)
+  %start = SHAPE
+  ROOT %y = f32[16,4]{1,0} bitcast(%x)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "shape, moved",
+    [  # S(1): memory on the chip, whose traffic is left out
+        ("((f32[16,4]), f32[2,4], s32[]{:S(2)}) slice-start(%x), slice={[0:2], [0:4]}", 2 * 32),
+        ("((f32[16,4]), f32[2,4]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%x)", 32),
+        ("(f32[16,4], f32[16,4], u32[]{:S(2)}) copy-start(%x)", 2 * 256),
+        ("(f32[16,4]{1,0:S(1)}, f32[16,4], u32[]{:S(2)}) copy-start(%x)", 256),
+    ],
+)
+def test_traffic_of_what_is_started_and_awaited_apart(shape, moved):
+    assert hlo_costs.count(STARTED.replace("SHAPE", shape)).hbm_bytes == moved
+
+
 def test_op_seconds_take_the_slower_resource():
     rates = hlo_costs.Rates(flops_per_s=1.0, hbm_bytes_per_s=1e30)
     assert counted(lambda x, y: x @ y, (8, 16), (16, 4), rates=rates).op_seconds >= 1024
