@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Apache Beam's libraries do not go with the newest of ours (setup.py says why).
 BEAM_VENV ?= .venv-beam
 BEAM_STAMP := $(BEAM_VENV)/.installed
-# lm-evaluation-harness brings many libraries that nothing else here needs.
+# lm-evaluation-harness and gcsfs bring many libraries that nothing else here needs.
 HARNESS_VENV ?= .venv-harness
 HARNESS_STAMP := $(HARNESS_VENV)/.installed
 # transformers and PyTorch, which read what we export; ours is not installed there.
@@ -19,6 +19,7 @@ TORCH_STAMP := $(TORCH_VENV)/.installed
 TORCH ?= torch==2.13.0
 # Processes of pytest; each starts its own JAX with eight simulated devices.
 TEST_PROCESSES ?= 2
+BUCKET_TESTS := tests/test_remote_run.py tests/test_bucket_checkpoints.py tests/test_bucket_mirror.py tests/test_place.py
 TORCH_TESTS := tests/formats/test_transformers.py tests/formats/test_transformers_bloom.py
 # The compiler for TPU: 700 MB, and JAX looks for a TPU wherever it is installed, so it is put into
 # no environment.
@@ -26,7 +27,7 @@ LIBTPU ?= .libtpu
 TPU_TESTS := tests/planning/test_tpu.py
 
 .PHONY: help venv beam-venv harness-venv torch-venv lock train study test beam-test \
-	harness-test torch-test tpu-test chromium lint clean
+	harness-test bucket-test torch-test tpu-test chromium lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -51,7 +52,7 @@ $(BEAM_STAMP): requirements-beam.lock setup.py pyproject.toml
 		--no-deps --no-build-isolation -e .
 	touch $@
 
-harness-venv: $(HARNESS_STAMP)  ## another one, with lm-evaluation-harness
+harness-venv: $(HARNESS_STAMP)  ## another one, with lm-evaluation-harness and gcsfs
 
 # --no-deps: Python 3.11's own pip (23) takes typepy[datetime] for another package, without a hash.
 $(HARNESS_STAMP): requirements-harness.lock setup.py pyproject.toml
@@ -89,7 +90,7 @@ $(LIBTPU)/.installed: requirements-tpu.lock $(STAMP)
 lock: venv  ## the lock files anew, with the newest versions that setup.py allows
 	$(LOCK) --extra dev --output-file requirements.lock setup.py
 	$(LOCK) --extra dev --extra beam --output-file requirements-beam.lock setup.py
-	$(LOCK) --extra dev --extra harness --output-file requirements-harness.lock setup.py
+	$(LOCK) --extra dev --extra harness --extra gcs --output-file requirements-harness.lock setup.py
 	$(TORCH_EXTRA) | $(LOCK) --output-file requirements-torch.lock -
 
 train: venv  ## the embedded default: a mini mT0 on this machine, then its evaluation and report
@@ -102,12 +103,13 @@ lint: venv  ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-test: lint  ## every test, those of Beam, the harness and torch with their own environments
+test: lint  ## every test, those of Beam, the harness, buckets and torch in their own environments
 	$(if $(CI),-@$(MAKE) --no-print-directory chromium)
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --durations=15 \
 		$(addprefix --ignore=,$(TORCH_TESTS) $(TPU_TESTS))
 	$(MAKE) beam-test
 	$(MAKE) harness-test
+	$(MAKE) bucket-test
 	$(MAKE) torch-test
 	$(MAKE) tpu-test
 
@@ -121,6 +123,9 @@ beam-test: beam-venv  ## the tests of caching on Apache Beam
 
 harness-test: harness-venv  ## the tests of tasks of lm-evaluation-harness
 	$(HARNESS_VENV)/bin/python -m pytest tests/test_harness.py
+
+bucket-test: harness-venv  ## the tests of runs in buckets, against a stand-in on this machine
+	$(HARNESS_VENV)/bin/python -m pytest -n $(TEST_PROCESSES) $(BUCKET_TESTS)
 
 torch-test: venv torch-venv  ## the tests of exported folders in transformers
 	TORCH_VENV=$(TORCH_VENV) $(BIN)/python -m pytest $(TORCH_TESTS)

@@ -48,7 +48,7 @@ def golden(shared) -> Path:
 def gcs():
     """A stand-in for Google Cloud Storage, for this process and those it starts."""
     if importlib.util.find_spec("gcsfs") is None:  # it reads the variables when it is imported
-        pytest.skip("gcsfs is not installed: `pip install -e '.[gcs]'` to test runs in buckets")
+        pytest.skip("gcsfs is not installed: `make bucket-test` has it")
     from tests.fake_gcs import FakeGcs
 
     with FakeGcs() as server, pytest.MonkeyPatch.context() as patch:
