@@ -62,6 +62,10 @@ def test_what_else_it_says(trained):
     assert trained.collective_bytes > 0 and trained.estimate is None
     words = "\n".join(plan_text.lines(trained))
     assert "mesh fsdp 4 x tensor 2; 16 rows of 16 + 8 tokens, in one piece" in words
+    kinds = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+    listed = plan_text.lines(dataclasses.replace(trained, collectives=dict.fromkeys(kinds, 2**30)))
+    assert any(line.startswith("    (all-gather 1.00, all-reduce 1.00, ") for line in listed)
+    assert max(map(len, listed)) <= 100
     assert json.loads(json.dumps(trained.as_dict()))["topology"]["devices"] == 8
 
 

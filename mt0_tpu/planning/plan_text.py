@@ -5,6 +5,7 @@ from __future__ import annotations
 from mt0_tpu.plan import Plan
 
 GIB = 2**30
+_COLUMNS = 100
 
 
 def lines(plan: Plan) -> list[str]:
@@ -74,13 +75,22 @@ def _work_lines(plan: Plan) -> list[str]:
         "each step, on each device, counted in the compiled program with its loops:",
         f"  {'matrix products':<30}{plan.flops / 1e12:>9.2f} TFLOP"
         f" ({plan.flops / share:.2f} x the model's own {share / 1e12:.2f})",
-        f"  {'results of collectives':<30}{plan.collective_bytes / GIB:>9.2f} GiB"
-        + (f" ({listed})" if listed else ""),
+        *_with_list(
+            f"  {'results of collectives':<30}{plan.collective_bytes / GIB:>9.2f} GiB", listed
+        ),
     ]
     if plan.dcn_bytes:
         shown.append(f"  {'sent to other slices':<30}{plan.dcn_bytes / GIB:>9.2f} GiB")
     shown.append(f"  {'HBM traffic (estimate)':<30}{plan.hbm_bytes / GIB:>9.1f} GiB")
     return shown
+
+
+def _with_list(line: str, listed: str) -> list[str]:
+    """A list in brackets behind its line, or below where there is no room."""
+    if not listed:
+        return [line]
+    together = f"{line} ({listed})"
+    return [together] if len(together) <= _COLUMNS else [line, f"    ({listed})"]
 
 
 def _estimate_lines(plan: Plan) -> list[str]:
