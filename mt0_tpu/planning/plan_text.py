@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from mt0_tpu.plan import Plan
 
 GIB = 2**30
@@ -90,7 +92,10 @@ def _with_list(line: str, listed: str) -> list[str]:
     if not listed:
         return [line]
     together = f"{line} ({listed})"
-    return [together] if len(together) <= _COLUMNS else [line, f"    ({listed})"]
+    if len(together) <= _COLUMNS:
+        return [together]
+    indents = {"initial_indent": " " * 4, "subsequent_indent": " " * 5}
+    return [line, *textwrap.wrap(f"({listed})", _COLUMNS, **indents)]
 
 
 def _estimate_lines(plan: Plan) -> list[str]:
