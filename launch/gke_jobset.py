@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 r"""Runs `mt0 …` on TPUs of a GKE cluster, as a JobSet.
 
-    NAME=mt0-xl TYPE=v6e-64 IMAGE=us-docker.pkg.dev/P/R/mt0:1 BUCKET=my-bucket \
+    NAME=mt0-xl TYPE=v6e-64 IMAGE=REGISTRY/mt0:1 BUCKET=my-bucket \
       launch/gke_jobset.py train --gin_file=recipes/packed_mt0_xl.gin \
       --gin.MODEL_DIR="'/gcs/my-bucket/mt0-xl'"
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs `mt0 …` on a GKE cluster made by xpk.
 #
-#   NAME=mt0-xl TYPE=v6e-64 CLUSTER=my-cluster ZONE=us-east5-b PROJECT=p IMAGE=us-docker.pkg.dev/P/R/mt0:1 \
+#   NAME=mt0-xl TYPE=v6e-64 CLUSTER=my-cluster ZONE=us-east5-b PROJECT=p IMAGE=REGISTRY/mt0:1 \
 #     launch/xpk_run.sh train --gin_file=recipes/packed_mt0_xl.gin --gin.MODEL_DIR="'/data/mt0-xl'"
 #
 # NAME TYPE ZONE PROJECT SLICES DRY_RUN PYTHON   see tpu_settings.sh

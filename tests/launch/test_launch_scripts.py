@@ -24,8 +24,8 @@ WORDS = [
 ]  # fmt: skip
 TPU = {"NAME": "mt0-xl", "TYPE": "v4-64", "ZONE": "us-central2-b"}
 SLICES = {"NAME": "mt0-xl", "TYPE": "v6e-64", "ZONE": "us-east5-b", "SLICES": "2", "PROJECT": "p"}
-GKE = {"NAME": "mt0-xl", "TYPE": "v5p-128", "IMAGE": "us-docker.pkg.dev/P/R/mt0:1"}
-XPK = SLICES | {"CLUSTER": "c", "IMAGE": "us-docker.pkg.dev/P/R/mt0:1", "STORAGE": "s"}
+GKE = {"NAME": "mt0-xl", "TYPE": "v5p-128", "IMAGE": "REGISTRY/mt0:1"}
+XPK = SLICES | {"CLUSTER": "c", "IMAGE": "REGISTRY/mt0:1", "STORAGE": "s"}
 # name of the golden: (script, words, variables)
 DRY_RUNS = {
     "tpu_create": ("tpu_create.sh", [], TPU),
