@@ -23,7 +23,7 @@ from mt0_tpu.planning import analytic_model, topologies
 from mt0_tpu.planning.analytic_model import Candidate, Prediction
 from mt0_tpu.planning.topologies import Topology, of_same_generation
 
-# What a compiled program reserves was 1.1 to 1.4 times what the formulas say is alive: a candidate
+# What a compiled program reserves was 0.9 to 1.4 times what the formulas say is alive: a candidate
 # that is predicted to fill more than this is not compiled.
 _FILLED = 0.8
 _MOST_MICROBATCHES = 64
