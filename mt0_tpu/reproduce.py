@@ -41,6 +41,7 @@ from mt0_tpu.models.names import LAYERS
 from mt0_tpu.place import is_bucket
 from mt0_tpu.sick_step import SickStep
 from mt0_tpu.start_rule import Start
+from mt0_tpu.start_state import start_state
 
 _SHOWN = 12
 
@@ -131,7 +132,7 @@ def reproduce(
     )
     start = _start(model_dir, sick, run)
     checkpointer = Checkpointer(model_dir, CheckpointConfig(keep_last=None), read_only=True)
-    state, position = job.start_state(
+    state, position = start_state(
         start, checkpointer, placed, network, optimizer, mesh, run["random_seed"],
         run["restore_optimizer_state"], model_dir, say,
     )  # fmt: skip
@@ -157,7 +158,7 @@ def reproduce(
     rows_where = partitioning.batch_sharding(mesh)
     with batches.Loader(sources, dataset, state=at) as loader:
         for step in range(int(state.step) + 1, sick.step):
-            state, _ = run_step(state, job.to_devices(next(loader), rows_where))
+            state, _ = run_step(state, partitioning.to_devices(next(loader), rows_where))
             say(f"step {step} of {sick.step} again")
         reached = loader.state
     fed, examples = batch_at(sources, dataset, sick.position)
@@ -169,7 +170,7 @@ def reproduce(
         )
     kept = _kept_batch(Path(folder), sick)
     same = None if kept is None else _equal(fed, kept)
-    batch = job.to_devices(fed if kept is None else kept, rows_where)
+    batch = partitioning.to_devices(fed if kept is None else kept, rows_where)
     found = _look(state, batch, network, run["loss"], axes.params, where, options)
     # Its own numbers, to the bit: another program rounds otherwise.
     _, sums = run_step(state, batch)
