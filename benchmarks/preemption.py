@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 from benchmarks.mt5_small import MT5_SMALL
+from mt0_tpu import run_folder
 from mt0_tpu.checkpoints import CheckpointConfig
 from tests import tiny_run
 
@@ -69,7 +70,7 @@ def one(count: int, victim: int, root: Path, number: int, small: bool) -> str:
     processes[victim].send_signal(signal.SIGTERM)
     codes = [process.wait() for process in processes]
     seconds = time.monotonic() - began
-    steps = sorted(int(path.name) for path in (model_dir / "checkpoints").iterdir())
+    steps = run_folder.steps_of(model_dir)
     return (
         f"{count} process(es), signal to {victim}: {seconds:.2f} s, codes {codes}, logged step "
         f"{logged}, saved {steps[-1]}"
