@@ -7,6 +7,7 @@ in a row, or the last of the run, the job ends with an error.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -243,10 +244,13 @@ class _Running:
     def _wait(self) -> None:
         try:
             self._manager.wait_until_finished()
-            if jax.process_index() == 0:
-                delete_given_up(self._folder)
         except Exception as error:
             self.error = error
+            return
+        if jax.process_index() == 0:
+            # The save is whole; what cannot be deleted now is when the next one is.
+            with contextlib.suppress(OSError):
+                delete_given_up(self._folder)
 
     @property
     def is_over(self) -> bool:

@@ -189,6 +189,19 @@ def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_no_half_one(tmp_path, 
     assert not list(given_up.parent.iterdir())
 
 
+def test_a_save_is_whole_though_an_old_checkpoint_cannot_be_deleted(tmp_path, monkeypatch):
+    run = Run(tmp_path / "run", keep_last=1)
+    run.save(1)
+
+    def refused(folder):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(checkpoint_saving, "delete_given_up", refused)
+    assert run.save(2) == [2] and saved(tmp_path / "run", 2)
+    assert run.said == []
+    run.checkpointer.close()
+
+
 def test_permission_that_is_lost(small_disk):  # noqa: F811
     """Root ignores permissions, so a process without its rights saves."""
     if os.getuid() != 0:
