@@ -3,6 +3,7 @@
     JAX_PLATFORMS=cpu python -m benchmarks.decoding       # greedy, 4 inputs of 128, 32 tokens each
     JAX_PLATFORMS=cpu python -m benchmarks.decoding mix   # predict() on inputs of many lengths
     JAX_PLATFORMS=cpu python -m benchmarks.decoding beam  # 4 beams on the first shape
+    JAX_PLATFORMS=cpu python -m benchmarks.decoding floor # what no float32 program goes below
 
 First case: no id counts as EOS, so that no row ends early. T5X needs 7.9 CPU-s for this (2.65 with
 a gather embedding), Hugging Face 4.5, on the machine of facts/peers.md.
@@ -10,10 +11,17 @@ a gather embedding), Hugging Face 4.5, on the machine of facts/peers.md.
 The mix: lengths drawn log-normally; the column of EOS in the head is scaled so that decodes end
 anywhere. Beside predict() stands one batch after the other, sorted by length, each until its
 slowest row has ended, as `infer.decode_all` did.
+
+The floor: the first case with a vocabulary of 512 ids, which leaves the towers' work, and the head
+of 250,112 read once a token at the speed of a plain sum. XLA's scheduler for concurrency costs the
+towers alone up to three times their work in waiting threads (not beside the head, which is why
+greedy does not turn it off): run it with
+XLA_FLAGS=--xla_cpu_enable_concurrency_optimized_scheduler=false
 """
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 import sys
 import time
@@ -57,6 +65,25 @@ def greedy() -> None:
         return np.asarray(decoding.greedy_decode(params, MT5_SMALL, tokens_BT, 32, eos_id=-1))
 
     print("sum of ids", timed(["compile", *["warm"] * 5], work).sum())
+
+
+def floor() -> None:
+    """The towers without a head, and the head read as fast as memory gives it."""
+    towers = dataclasses.replace(MT5_SMALL, vocab_size=512)
+    params = jax.block_until_ready(jax.jit(lambda: train_state.init_params(T5(towers), 0))())
+    tokens_BT = np.random.default_rng(0).integers(3, 512, (4, 128)).astype(np.int32)
+
+    def decode() -> np.ndarray:
+        return np.asarray(decoding.greedy_decode(params, towers, tokens_BT, 32, eos_id=-1))
+
+    timed(["towers, compile", *["towers, 32 tokens"] * 3], decode)
+    kernel_DV = jax.random.normal(jax.random.key(0), (MT5_SMALL.emb_dim, MT5_SMALL.vocab_size))
+    total = jax.jit(lambda kernel_DV: kernel_DV.sum())
+
+    def read() -> np.ndarray:
+        return np.array([jax.block_until_ready(total(kernel_DV)) for _ in range(32)])
+
+    timed(["head, compile", *["head, read 32 times"] * 3], read)
 
 
 def beam() -> None:
@@ -114,4 +141,5 @@ def mix() -> None:
 
 
 if __name__ == "__main__":
-    {"greedy": greedy, "beam": beam, "mix": mix}[sys.argv[1] if len(sys.argv) > 1 else "greedy"]()
+    cases = {"greedy": greedy, "beam": beam, "mix": mix, "floor": floor}
+    cases[sys.argv[1] if len(sys.argv) > 1 else "greedy"]()

@@ -35,6 +35,7 @@ class Plan:
       model_flops: of all devices, by the network's formula.
       hbm_bytes: read and written by one device and step; an estimate.
       collectives: kind -> bytes of the results on one device and step.
+      host_bytes: to and from the host's memory.
       dcn_bytes: that one device sends to other slices.
       unknown_loops: loops whose trips the data decide; counted for full rows.
       estimate: roofline; None on cpu-N and where it does not fit.
@@ -57,6 +58,7 @@ class Plan:
     flops: float
     model_flops: float
     hbm_bytes: float
+    host_bytes: float
     collectives: dict[str, float]
     dcn_bytes: float
     unknown_loops: tuple[str, ...]
@@ -164,6 +166,7 @@ def plan(job: str, arguments: Mapping[str, Any], topology: Topology) -> Plan:
         flops=costs.flops,
         model_flops=needed,
         hbm_bytes=costs.hbm_bytes,
+        host_bytes=costs.host_bytes,
         collectives=kinds,
         dcn_bytes=costs.wire_bytes(crosses_slices=True),
         unknown_loops=tuple(sorted(set(costs.unknown_loops))),

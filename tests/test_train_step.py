@@ -134,6 +134,16 @@ def test_cutting_the_sequence_changes_no_number(one_device):
     assert_same_params(params, one_device[1])
 
 
+@pytest.mark.parametrize("name", ["fsdp", "tensor4"])
+def test_what_lies_on_the_host_and_blocks_of_queries_change_no_number(one_device, name):
+    config = dataclasses.replace(DROPOUT, remat_policy="minimal_offload", attention_query_block=8)
+    losses, params = run(
+        config, packed_batch(), mesh_config=MESHES[name], factor="AVERAGE_PER_SEQUENCE"
+    )
+    np.testing.assert_allclose(losses, one_device[0], rtol=2e-6)
+    assert_same_params(params, one_device[1])
+
+
 @pytest.mark.parametrize("num_microbatches", [2, 4])
 @pytest.mark.parametrize("mesh", [None, MeshConfig(data=2, fsdp=1, tensor=4)])
 def test_microbatches_give_the_step_of_the_whole_batch(one_device, num_microbatches, mesh):

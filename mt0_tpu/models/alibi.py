@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from mt0_tpu.models import layers
 from mt0_tpu.models.attention import MASKED
+from mt0_tpu.models.query_blocks import attend_by_blocks
 
 
 def slopes(num_heads: int) -> np.ndarray:
@@ -52,6 +53,7 @@ class AlibiAttention(nn.Module):
     dtype: jnp.dtype
     kernel_init: layers.Initializer
     out_init: layers.Initializer
+    query_block: int | None = None  # the most queries whose logits exist at a time; None: all
 
     def setup(self) -> None:
         into = (self.emb_dim, 3 * self.emb_dim, ("embed", "joined_kv"), self.dtype)
@@ -83,9 +85,6 @@ class AlibiAttention(nn.Module):
         query_BSHK, key_BSHK, value_BSHK = (
             layers.constrain(part, *names) for part in self._split(x_BSD)
         )
-        logits_BHST = self._logits("bshk,bthk->bhst", query_BSHK, key_BSHK)
-        bias_BHST = distance_bias(self.slopes_H, position_BS, position_BS, visible_BSS)
-        probabilities_BHST = jax.nn.softmax(logits_BHST + bias_BHST, axis=-1).astype(self.dtype)
         mixed_in = value_BSHK
         if dropout_keys_B is not None and self.dropout_rate > 0.0:
             # As in the T5 here the mask is shared along the queries: it drops value vectors.
@@ -94,7 +93,16 @@ class AlibiAttention(nn.Module):
             mixed_in = value_BSHK * layers.dropout_scale(
                 dropout_keys_B, site, self.dropout_rate, row_shape, self.dtype
             )
-        mixed_BSHK = jnp.einsum("bhst,bthk->bshk", probabilities_BHST, mixed_in)
+
+        def attend(query_BSHK, query_position_BS, visible_BSS):
+            logits_BHST = self._logits("bshk,bthk->bhst", query_BSHK, key_BSHK)
+            bias_BHST = distance_bias(self.slopes_H, query_position_BS, position_BS, visible_BSS)
+            probabilities_BHST = jax.nn.softmax(logits_BHST + bias_BHST, axis=-1)
+            return jnp.einsum("bhst,bthk->bshk", probabilities_BHST.astype(self.dtype), mixed_in)
+
+        mixed_BSHK = attend_by_blocks(
+            attend, self.query_block, query_BSHK, (position_BS, 1), (visible_BSS, 1)
+        )
         out_BSD = self.out(mixed_BSHK.reshape(*mixed_BSHK.shape[:2], -1))
         return out_BSD, key_BSHK, value_BSHK
 

@@ -14,6 +14,7 @@ import numpy as np
 from flax import linen as nn
 
 from mt0_tpu.models import layers
+from mt0_tpu.models.query_blocks import attend_by_blocks
 
 # Finite, as in T5X: a row that sees nothing attends to everything alike instead of giving NaN.
 MASKED = -1e10
@@ -138,6 +139,7 @@ class Attention(nn.Module):
     dropout_rate: float
     dtype: jnp.dtype
     probabilities_site: layers.Site
+    query_block: int | None = None  # the most queries whose logits exist at a time; None: all
 
     def setup(self) -> None:
         joined = self.num_heads * self.head_dim
@@ -173,6 +175,25 @@ class Attention(nn.Module):
             self.heads(self.query(x_BSD)), "batch", "length", "heads", "kv"
         )
         key_BTHK, value_BTHK = self.keys_values(context_BTD)
+        if dropout_keys_B is not None and self.dropout_rate > 0.0:
+            # T5X shares the mask of the probabilities along the queries, so dropping a
+            # probability column is dropping that head's value vector: far fewer products.
+            row_shape = (value_BTHK.shape[1], self.num_heads, 1)
+            value_BTHK = value_BTHK * layers.dropout_scale(
+                dropout_keys_B, self.probabilities_site, self.dropout_rate, row_shape, self.dtype
+            )
+
+        def attend(query_BSHK, visible_BST, relative_1HST):
+            return self._attend(query_BSHK, key_BTHK, value_BTHK, visible_BST, relative_1HST)
+
+        mixed_BSHK = attend_by_blocks(
+            attend, self.query_block, query_BSHK, (visible_BST, 1), (relative_1HST, 2)
+        )
+        mixed_BSHK = layers.constrain(mixed_BSHK, "batch", "length", "heads", "kv")
+        return self.out(mixed_BSHK.reshape(*mixed_BSHK.shape[:2], -1))
+
+    def _attend(self, query_BSHK, key_BTHK, value_BTHK, visible_BST, relative_1HST):
+        """Returns [B, S, H, K]: what each query takes of the values."""
         logits_BHST = jnp.einsum(
             "bshk,bthk->bhst", query_BSHK, key_BTHK, preferred_element_type=jnp.float32
         )
@@ -181,18 +202,9 @@ class Attention(nn.Module):
         logits_BHST = layers.constrain(logits_BHST, "batch", "heads", "length", None)
         bias = mask_bias(visible_BST)[:, None, :, :]
         if relative_1HST is not None:
-            bias = bias + repeat_rows(relative_1HST, x_BSD.shape[0])
+            bias = bias + repeat_rows(relative_1HST, query_BSHK.shape[0])
         probabilities_BHST = jax.nn.softmax(logits_BHST + bias, axis=-1).astype(self.dtype)
-        if dropout_keys_B is not None and self.dropout_rate > 0.0:
-            # T5X shares the mask of the probabilities along the queries, so dropping a
-            # probability column is dropping that head's value vector: far fewer products.
-            row_shape = (value_BTHK.shape[1], self.num_heads, 1)
-            value_BTHK = value_BTHK * layers.dropout_scale(
-                dropout_keys_B, self.probabilities_site, self.dropout_rate, row_shape, self.dtype
-            )
-        mixed_BSHK = jnp.einsum("bhst,bthk->bshk", probabilities_BHST, value_BTHK)
-        mixed_BSHK = layers.constrain(mixed_BSHK, "batch", "length", "heads", "kv")
-        return self.out(mixed_BSHK.reshape(*mixed_BSHK.shape[:2], -1))
+        return jnp.einsum("bhst,bthk->bshk", probabilities_BHST, value_BTHK)
 
     def self_step(
         self,

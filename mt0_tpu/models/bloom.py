@@ -41,8 +41,9 @@ class BloomLayer(nn.Module):
         inits = (_kernel_init(config), _kernel_init(config, output=True))
         self.pre_attention_layer_norm = _norm(config)
         self.attention = AlibiAttention(
-            config.emb_dim, config.num_heads, config.dropout_rate, config.jax_dtype, *inits
-        )
+            config.emb_dim, config.num_heads, config.dropout_rate, config.jax_dtype, *inits,
+            query_block=config.attention_query_block,
+        )  # fmt: skip
         self.pre_mlp_layer_norm = _norm(config)
         # Megatron drops nothing inside the MLP.
         self.mlp = MLP(

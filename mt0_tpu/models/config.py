@@ -39,6 +39,8 @@ class _ChecksItself:
             )
         self._check_choice("dtype", self.dtype, DTYPES)
         self._check_choice("remat_policy", self.remat_policy, REMAT_POLICIES)
+        if self.attention_query_block is not None:
+            _check_positive(f"{self._name}.attention_query_block", self.attention_query_block)
         rate = self.dropout_rate
         if not isinstance(rate, int | float) or not 0.0 <= rate < 1.0:
             raise ValueError(
@@ -69,9 +71,11 @@ class T5Config(_ChecksItself):
 
     Parameters are always float32; `dtype` is that of activations and of the residual stream.
     `remat_policy`: 'none' keeps what the backward pass needs, 'minimal' recomputes all but the
-    products with kernels, 'full' keeps only the input of each layer. `sequence_parallel` cuts the
-    residual stream between layers along its length over the devices that share heads: a quarter
-    of its memory on four of them, for more traffic.
+    products with kernels, 'full' keeps only the input of each layer, 'minimal_offload' what
+    'minimal' keeps, but in the host's memory. `sequence_parallel` cuts the residual stream between
+    layers along its length over the devices that share heads: a quarter of its memory on four of
+    them, for more traffic. `attention_query_block` is the most queries whose attention logits
+    exist at a time (None: all those of a row).
     """
 
     decoder_only: ClassVar[bool] = False
@@ -92,6 +96,7 @@ class T5Config(_ChecksItself):
     relative_attention_max_distance: int = 128
     remat_policy: str = "none"
     sequence_parallel: bool = False
+    attention_query_block: int | None = None
 
     def __post_init__(self) -> None:
         # gin hands over lists.
@@ -124,7 +129,8 @@ class T5Config(_ChecksItself):
 class BloomConfig(_ChecksItself):
     """Shape and numerics of a BLOOM network; it checks itself and raises ValueError.
 
-    `dtype` and `remat_policy` mean what they do for T5Config. `mlp_dim` None is 4 * emb_dim.
+    `dtype`, `remat_policy` and `attention_query_block` mean what they do for T5Config.
+    `mlp_dim` None is 4 * emb_dim.
     `residual_post_layernorm` takes the residual from a layer norm's output (Hugging Face's
     apply_residual_connection_post_layernorm; False in every published BLOOM).
     `inputs_bidirectional_attention` lets inputs see each other both ways (a prefix LM; T5X's name).
@@ -143,6 +149,7 @@ class BloomConfig(_ChecksItself):
     dropout_rate: float = 0.0
     dtype: str = "bfloat16"
     remat_policy: str = "none"
+    attention_query_block: int | None = None
 
     def __post_init__(self) -> None:
         self._check_shape_and_numerics()

@@ -37,6 +37,7 @@ def _attention(config: T5Config, site: Site) -> Attention:
         dropout_rate=config.dropout_rate,
         dtype=config.jax_dtype,
         probabilities_site=site,
+        query_block=config.attention_query_block,
     )
 
 

@@ -7,6 +7,8 @@ in one direction: the page's figure of a chip (v4 2400, v5e 1600, v5p 4800, v6e 
 its links. `usable_hbm_gib` is what the compiler of libtpu 0.0.42 says a program may use.
 `dcn_bytes_per_s` is a chip's share of its host's network cards: 2 x 100 Gbit/s for 8 chips on v5e's
 page; that of the others is ASSUMED: 100 Gbit/s for the 4 chips of a host, 200 for v5p and v6e.
+`host_bytes_per_s`, PCIe in one direction, is ASSUMED: 15e9 for every chip, the round figure of
+J. Austin et al., "How to scale your model", 2025, part 2.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ class Chip:
       hbm_bytes_per_s: read and written.
       link_bytes_per_s: one interconnect link, one direction.
       dcn_bytes_per_s: sent to other slices.
+      host_bytes_per_s: to or from the memory of its host.
       config: what libtpu calls the arrangement of a chip's cores.
     """
 
@@ -33,6 +36,7 @@ class Chip:
     link_bytes_per_s: float
     dcn_bytes_per_s: float
     config: str | None = None
+    host_bytes_per_s: float = 15e9
 
 
 #          products, HBM GiB and B/s, link B/s, DCN B/s

@@ -28,6 +28,7 @@ _FREE = frozenset({
     "collective-permute-done", "send-done", "recv-done", "domain",
 })  # fmt: skip
 _SLICES = ("dynamic-slice", "slice", "gather")
+_HOST = 5  # the memory space of the host, in layouts
 _WINDOW = re.compile(r"(\w+)=([^ }]+)")
 
 
@@ -38,6 +39,7 @@ class Costs:
     Attributes:
       flops: of matrix products.
       hbm_bytes: read and written, estimated.
+      host_bytes: to and from the host's memory, by what remat policy 'minimal_offload' puts there.
       op_seconds: sum over operations of the longer of products and traffic, where rates are given.
       collectives: (kind, asynchronous, crosses_slices) -> [count, output bytes, wire bytes].
       by_op: JAX's path of an operation -> [flops, collective output bytes].
@@ -47,6 +49,7 @@ class Costs:
 
     flops: float = 0.0
     hbm_bytes: float = 0.0
+    host_bytes: float = 0.0
     op_seconds: float = 0.0
     collectives: dict[tuple[str, bool, bool], list[float]] = dataclasses.field(
         default_factory=lambda: collections.defaultdict(lambda: [0.0, 0.0, 0.0])
@@ -75,6 +78,7 @@ class Costs:
         """Adds another's costs, run `times` times."""
         self.flops += times * other.flops
         self.hbm_bytes += times * other.hbm_bytes
+        self.host_bytes += times * other.host_bytes
         self.op_seconds += times * other.op_seconds
         for mine, theirs in ((self.collectives, other.collectives), (self.by_op, other.by_op)):
             for key, values in theirs.items():
@@ -150,6 +154,7 @@ class _Counter:
         moved_bytes = self._traffic(home, one)
         total.flops += flops
         total.hbm_bytes += moved_bytes
+        total.host_bytes += _to_or_from_host(one)
         if flops:
             total.by_op[one.op_name][0] += flops
         if self._rates:
@@ -225,6 +230,13 @@ class _Counter:
 
 def _in_hbm(one: Instruction) -> int:
     return sum(array.bytes for array in one.arrays if array.space == 0)
+
+
+def _to_or_from_host(one: Instruction) -> int:
+    """Bytes of the slice or copy that an operation starts to move; 0 where the host has no part."""
+    if not one.opcode.endswith("-start") or all(array.space != _HOST for array in one.arrays):
+        return 0
+    return max((array.bytes for array in one.arrays if array.space != _HOST), default=0)
 
 
 def dot_flops(home: Computation, one: Instruction) -> float:

@@ -66,6 +66,8 @@ def _memory_lines(plan: Plan) -> list[str]:
     shown = [f"  {name:<30}{size / GIB:>9.3f} GiB" for name, size in rows if size]
     if memory.peak:
         shown.append(f"  {'(alive at once, at most':<30}{memory.peak / GIB:>9.3f} GiB)")
+    if memory.host:
+        shown.append(f"  {'on the host, for this device':<30}{memory.host / GIB:>9.3f} GiB")
     return shown
 
 
@@ -83,6 +85,8 @@ def _work_lines(plan: Plan) -> list[str]:
     ]
     if plan.dcn_bytes:
         shown.append(f"  {'sent to other slices':<30}{plan.dcn_bytes / GIB:>9.2f} GiB")
+    if plan.host_bytes:
+        shown.append(f"  {'to and from the host':<30}{plan.host_bytes / GIB:>9.2f} GiB")
     shown.append(f"  {'HBM traffic (estimate)':<30}{plan.hbm_bytes / GIB:>9.1f} GiB")
     return shown
 
@@ -102,6 +106,7 @@ def _estimate_lines(plan: Plan) -> list[str]:
     guess = plan.estimate
     parts = [("products", guess.compute_s), ("HBM", guess.hbm_s), ("interconnect", guess.ici_s)]
     parts += [("other slices", guess.dcn_s)] if guess.dcn_s else []
+    parts += [("host", guess.host_s)] if guess.host_s else []
     listed = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in parts)
     shown = [
         "estimate (a roofline of peak rates, mt0_tpu/planning/chips.py; not measured):",

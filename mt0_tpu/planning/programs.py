@@ -40,7 +40,9 @@ class Memory:
       parameters, optimizer, batch, cache: arguments by kind (a decoding cache is none's).
       temporaries: activations, gathered parameters, gradients: what the compiler reserves.
       program: the machine code.
-      peak: the most that is alive at a time, arguments included; 0 where it is not known.
+      peak: the most that is alive at a time, arguments included; 0 where it is not known, as with
+        something on the host, which the compiler's figure would count in.
+      host: of the device's host, what remat policy 'minimal_offload' keeps there.
     """
 
     parameters: int
@@ -50,6 +52,7 @@ class Memory:
     temporaries: int
     program: int
     peak: int
+    host: int = 0
 
     @property
     def reserved(self) -> int:
@@ -234,6 +237,7 @@ def _memory(compiled, kinds: Mapping[str, tuple[Any, Any]]) -> Memory:
     stats = compiled.memory_analysis()
     sizes = {kind: _bytes_on_a_device(*pair) for kind, pair in kinds.items()}
     aliased = getattr(stats, "alias_size_in_bytes", 0)
+    host = getattr(stats, "host_temp_size_in_bytes", 0)
     return Memory(
         parameters=sizes.get("parameters", 0),
         optimizer=sizes.get("optimizer", 0),
@@ -242,7 +246,8 @@ def _memory(compiled, kinds: Mapping[str, tuple[Any, Any]]) -> Memory:
         # What is given back in the place of an argument takes no room of its own.
         temporaries=stats.temp_size_in_bytes + stats.output_size_in_bytes - aliased,
         program=stats.generated_code_size_in_bytes,
-        peak=getattr(stats, "peak_memory_in_bytes", 0),
+        peak=0 if host else getattr(stats, "peak_memory_in_bytes", 0),
+        host=host,
     )
 
 

@@ -2,8 +2,9 @@
 
 An operation takes the longer of its products at the chip's peak and its traffic at HBM's
 bandwidth; operations follow each other. Collectives that the compiled program starts and awaits
-apart run beside them, the others in between. Real steps are slower: no chip multiplies at its
-peak, and what the host does is left out.
+apart run beside them, and so does what goes to the host and back; the other collectives run in
+between. Real steps are slower: no chip multiplies at its peak, and what the host computes is left
+out.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Estimate:
     """Seconds of one step, each resource alone, and together.
 
     Attributes:
-      compute_s, hbm_s, ici_s, dcn_s: of each resource at its peak.
+      compute_s, hbm_s, ici_s, dcn_s, host_s: of each resource at its peak.
       step_s: as the file's head adds them up.
       overlapped_s: were everything hidden behind the slowest resource.
       mfu: the model's own products over the peak of step_s.
@@ -30,6 +31,7 @@ class Estimate:
     hbm_s: float
     ici_s: float
     dcn_s: float
+    host_s: float
     step_s: float
     overlapped_s: float
     mfu: float
@@ -65,13 +67,16 @@ def estimate(topology: Topology, costs: Costs, model_flops: float) -> Estimate |
     compute_s, hbm_s = costs.flops / speed.flops_per_s, costs.hbm_bytes / speed.hbm_bytes_per_s
     ici_s = costs.wire_bytes(crosses_slices=False) / ici
     dcn_s = costs.wire_bytes(crosses_slices=True) / dcn
-    step_s = max(costs.op_seconds, seconds(True)) + seconds(False)
+    # Out going forward, back going backward: never both ways at a time.
+    host_s = costs.host_bytes / (topology.chip.host_bytes_per_s * share)
+    step_s = max(costs.op_seconds, seconds(True), host_s) + seconds(False)
     return Estimate(
         compute_s=compute_s,
         hbm_s=hbm_s,
         ici_s=ici_s,
         dcn_s=dcn_s,
+        host_s=host_s,
         step_s=step_s,
-        overlapped_s=max(compute_s, hbm_s, ici_s, dcn_s),
+        overlapped_s=max(compute_s, hbm_s, ici_s, dcn_s, host_s),
         mfu=model_flops / (topology.devices * speed.flops_per_s * step_s),
     )

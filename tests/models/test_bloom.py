@@ -206,8 +206,11 @@ def test_residual_from_the_layer_norm(golden, tokens):
     np.testing.assert_allclose(found[0], x, atol=2e-5)
 
 
-@pytest.mark.parametrize("policy", ["minimal", "full"])
-def test_rematerialisation_changes_no_gradient(params, tokens, policy):
+@pytest.mark.parametrize(
+    "policy, query_block",
+    [("minimal", None), ("full", None), ("minimal_offload", None), ("none", 4), ("minimal", 4)],
+)
+def test_remat_and_query_blocks_change_no_gradient(params, tokens, policy, query_block):
     def gradients(config):
         loss = lambda p: jnp.sum(  # noqa: E731
             Bloom(config).apply({"params": p}, {"decoder_input_tokens": tokens}) ** 2
@@ -215,7 +218,10 @@ def test_rematerialisation_changes_no_gradient(params, tokens, policy):
         return jax.jit(jax.grad(loss))(params)
 
     want = gradients(TINY_BLOOM)
-    found = gradients(dataclasses.replace(TINY_BLOOM, remat_policy=policy))
+    changed = dataclasses.replace(
+        TINY_BLOOM, remat_policy=policy, attention_query_block=query_block
+    )
+    found = gradients(changed)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5 * np.abs(other).max())
 

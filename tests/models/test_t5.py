@@ -87,11 +87,15 @@ def test_gradients_are_t5xs(packed_gradients, golden):
         np.testing.assert_allclose(found[name], gradient, rtol=0, atol=tolerance, err_msg=name)
 
 
-@pytest.mark.parametrize("policy", ["minimal", "full"])
-def test_remat_changes_neither_logits_nor_gradients(
-    policy, network, params, golden, packed_gradients
+@pytest.mark.parametrize(
+    "policy, query_block",
+    [("minimal", None), ("full", None), ("minimal_offload", None), ("none", 16), ("minimal", 16)],
+)
+def test_remat_and_query_blocks_change_neither_logits_nor_gradients(
+    policy, query_block, network, params, golden, packed_gradients
 ):
-    other = Network(dataclasses.replace(TINY, remat_policy=policy))
+    changed = dataclasses.replace(TINY, remat_policy=policy, attention_query_block=query_block)
+    other = Network(changed)
     batch = jax.tree.map(jnp.asarray, load_batch(golden, "packed"))
     np.testing.assert_allclose(
         other.golden_logits(params, batch), network.golden_logits(params, batch), atol=1e-5

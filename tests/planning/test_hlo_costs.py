@@ -230,6 +230,23 @@ def test_traffic_of_what_is_started_and_awaited_apart(shape, moved):
     assert hlo_costs.count(STARTED.replace("SHAPE", shape)).hbm_bytes == moved
 
 
+@pytest.mark.parametrize(
+    "shape, moved",
+    [  # S(5): the memory of the host
+        (
+            "((f32[16,4]{1,0:S(5)}, f32[2,4], s32[]), f32[16,4]{1,0:S(5)}, u32[]{:S(2)})"
+            " dynamic-update-slice-start(%x)",
+            32,
+        ),
+        ("((f32[16,4]{1,0:S(5)}, s32[]), f32[2,4], u32[]{:S(2)}) dynamic-slice-start(%x)", 32),
+        ("(f32[16,4]{1,0:S(5)}, f32[16,4], u32[]{:S(2)}) copy-start(%x)", 256),
+        ("(f32[16,4], f32[16,4], u32[]{:S(2)}) copy-start(%x)", 0),
+    ],
+)
+def test_what_goes_to_the_host_and_back(shape, moved):
+    assert hlo_costs.count(STARTED.replace("SHAPE", shape)).host_bytes == moved
+
+
 def test_op_seconds_take_the_slower_resource():
     rates = hlo_costs.Rates(flops_per_s=1.0, hbm_bytes_per_s=1e30)
     assert counted(lambda x, y: x @ y, (8, 16), (16, 4), rates=rates).op_seconds >= 1024

@@ -51,6 +51,19 @@ def test_a_slice_of_v4():
     assert plan["memory"]["reserved"] < plan["limit_bytes"]
 
 
+def test_what_is_kept_on_the_host_is_counted_apart():
+    done = mt0_plan(
+        "--topology=v4-8", "--json", "--gin.partitioning.PjitPartitioner.fsdp=4",
+        "--gin.network.T5Config.remat_policy='minimal_offload'",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    # Rows 4, two towers of two layers, width 32, bfloat16: the layers' inputs alone, out and back.
+    inputs_bytes = 4 * (64 + 32) * 32 * 2 * 2
+    assert plan["memory"]["host"] >= inputs_bytes and plan["host_bytes"] >= 2 * inputs_bytes
+    assert plan["memory"]["peak"] == 0 and plan["estimate"]["host_s"] > 0
+
+
 def test_what_does_not_fit_says_by_how_much():
     done = mt0_plan(
         "--topology=v5e-1", "--gin.BATCH_SIZE=4096",
