@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from mt0_tpu import run_folder
+from mt0_tpu.checkpoint_saving import storage_fault
 
 
 class _Saved(NamedTuple):
@@ -39,6 +40,7 @@ class BucketManager(ocp.CheckpointManager):
         item_handlers: dict[str, Any],
     ):  # fmt: skip
         self._run, self._policy, self._read_only = folder.parent, policy, options.read_only
+        self._given_up: set[int] = set()
         self._gone: set[int] = set()
         self._deleting = threading.Lock()
         if not options.read_only and jax.process_index() == 0:
@@ -49,18 +51,27 @@ class BucketManager(ocp.CheckpointManager):
     def wait_until_finished(self) -> None:
         """Returns when the save under way is whole, and older ones are deleted; raises its error.
 
-        Not only the checkpoints of this process count, but all that it found.
+        Not only the checkpoints of this process count, but all that it found. What cannot be
+        deleted does not make the save fail: it is tried again after the next.
         """
         super().wait_until_finished()
         if self._read_only or jax.process_index() != 0:
             return
         with self._deleting:
-            for step in self._given_up():
-                run_folder.delete_step(self._run, step)
-                self._gone.add(step)
+            try:
+                self._delete_given_up()
+            except Exception as error:
+                if storage_fault(error) is None:
+                    raise
 
-    def _given_up(self) -> list[int]:
-        steps = [step for step in self.all_steps() if step not in self._gone]
+    def _delete_given_up(self) -> None:
+        self._given_up.update(self._no_longer_kept())
+        for step in sorted(self._given_up - self._gone):
+            run_folder.delete_step(self._run, step)
+            self._gone.add(step)
+
+    def _no_longer_kept(self) -> list[int]:
+        steps = [step for step in self.all_steps() if step not in self._given_up]
         found = [_Saved(step, None, self.metrics(step)) for step in sorted(steps)]
         keep = self._policy.should_preserve(
             found, context=policies.preservation_policy.PreservationContext()

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mt0_tpu.errors import UserError
-from mt0_tpu.place import BUCKET, is_bucket, place
+from mt0_tpu.place import BUCKET, is_bucket, place, spelt
 from mt0_tpu.retrying import retrying
 from mt0_tpu.run_folder import FOLDER
 from mt0_tpu.whole_file import write_whole
@@ -31,7 +31,7 @@ _LEFT_OUT = frozenset({FOLDER})
 def mirror_folder(address: str, use: str = "") -> Path:
     """Returns where the small files of a run are kept on this machine, for each use its own."""
     root = os.environ.get(VARIABLE) or "~/.cache/mt0_tpu/runs"
-    address = address.rstrip("/")
+    address = spelt(address)
     name = f"{address.rpartition('/')[2]}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
     return Path(root).expanduser() / (f"{name}-{use}" if use else name)
 
@@ -49,7 +49,7 @@ class BucketMirror:
 
         place(address)  # says what is missing
         self.folder = folder
-        self._root = address.removeprefix(BUCKET).rstrip("/")
+        self._root = spelt(address).removeprefix(BUCKET)
         self._files = fsspec.filesystem("gcs", use_listings_cache=False)
         self._seen: dict[str, tuple[int, int]] = {}
         self._sent = self._read_record()
@@ -103,8 +103,6 @@ class BucketMirror:
             if path.name == _RECORD or ".tmp-" in path.name or not path.is_file():
                 continue
             changed += self._send(name, path)
-        if changed:
-            self._write_record()
         return changed
 
     def _send(self, name: str, path: Path) -> bool:
@@ -119,6 +117,8 @@ class BucketMirror:
         if changed:
             self._files.pipe_file(f"{self._root}/{name}", content)
             self._sent[name] = md5
+            # At once: should the next file be refused, it is still known what went up.
+            self._write_record()
         self._seen[name] = now
         return changed
 
@@ -127,7 +127,10 @@ class BucketMirror:
         found: dict[str, str] = {}
         folders = [self._root]
         while folders:
-            for info in self._ls(folders.pop()):
+            folder = folders.pop()
+            for info in self._ls(folder):
+                if info["name"].rstrip("/") == folder:  # an empty object that stands for it
+                    continue
                 name = info["name"].removeprefix(self._root).strip("/")
                 if info["type"] == "directory":
                     if name not in _LEFT_OUT:
@@ -174,7 +177,7 @@ def bring_files(path: str) -> str:
     """
     if not is_bucket(path):
         return path
-    address = path.rstrip("/")
+    address = spelt(path)
     mirror = BucketMirror(address, mirror_folder(address, "read") / address.rpartition("/")[2])
     mirror.bring()
     if not any(one.name != _RECORD for one in mirror.folder.rglob("*")):

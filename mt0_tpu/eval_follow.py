@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mt0_tpu import distributed, run_folder
+from mt0_tpu.checkpoint_saving import storage_fault
 from mt0_tpu.errors import UserError
 from mt0_tpu.formats import detect, t5x_folder
-from mt0_tpu.place import place
+from mt0_tpu.place import entries, is_bucket, place
 from mt0_tpu.progress import duration
 
 RUN_FILE = "run.json"
@@ -55,13 +56,14 @@ def found_in(path: str | os.PathLike) -> dict[int, str]:
     root = place(path)
     inside = root if root.name == run_folder.FOLDER else root / run_folder.FOLDER
     found = {}
-    if inside.is_dir():
+    if entries(inside):
         for step in run_folder.steps_of(inside.parent):
             folder = inside / str(step)
-            if (folder / "_CHECKPOINT_METADATA").exists() and (folder / "state").is_dir():
+            has_state = is_bucket(folder) or (folder / "state").is_dir()  # there the mark says so
+            if has_state and (folder / "_CHECKPOINT_METADATA").exists():
                 found[step] = str(folder)
-    elif root.is_dir():
-        for folder in root.iterdir():
+    else:
+        for folder in entries(root):
             step = t5x_folder.step_of(folder)
             if step is not None and detect.find(folder) is not None:
                 found[step] = str(folder)
@@ -131,14 +133,20 @@ def _next(path: str, done, patience: Patience, say, seen: set[int]) -> tuple[int
     """Waits for a checkpoint that was not given yet; None where no more will come."""
     began, told = time.monotonic(), False
     while True:
-        found = found_in(path)
+        try:
+            found, last = found_in(path), final_step(path)
+        except Exception as error:
+            fault = storage_fault(error) if is_bucket(path) else None
+            if fault is None:
+                raise
+            say(f"eval: {path} cannot be seen ({fault}); trying again")
+            found, last = {}, None
         for step, checkpoint in found.items():
             if step not in seen:
                 if not done(step):
                     return step, checkpoint
                 say(f"eval: step {step} is done already")
                 seen.add(step)
-        last = final_step(path)
         if last is not None and any(step >= last for step in seen):
             say(f"eval: {path} has reached its last step, {last}")
             return None
@@ -187,8 +195,13 @@ def read_or_gone(path: str, read: Callable[[], Any], patience: Patience, say) ->
 
 def _verdict(path: str, error: Exception) -> tuple[str, str]:
     """Says what an error in reading a checkpoint means, and its first words."""
-    if path not in found_in(place(path).parent).values():
-        return "gone", ""
+    try:
+        if path not in found_in(place(path).parent).values():
+            return "gone", ""
+    except Exception as unseen:
+        if storage_fault(unseen) is None:
+            raise
+        error = unseen  # nobody can tell: it is tried again
     if isinstance(error, UserError):
         return "refused", str(error)
     first = str(error).strip().partition("\n")[0][:200]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mt0_tpu.errors import UserError
+from mt0_tpu.retrying import retrying
 
 if TYPE_CHECKING:
     from etils import epath
@@ -47,7 +48,27 @@ def place(path: str | os.PathLike) -> Path | epath.Path:
     _prepare()
     from etils import epath
 
-    return epath.Path(os.fspath(path).rstrip("/"))
+    return epath.Path(spelt(path))
+
+
+def spelt(address: str | os.PathLike) -> str:
+    """Returns an address in a bucket as all its spellings are kept: gs://b//run/./ is gs://b/run."""
+    parts = os.fspath(address).removeprefix(BUCKET).split("/")
+    return BUCKET + "/".join(part for part in parts if part not in ("", "."))
+
+
+def entries(folder: Path | epath.Path) -> list[Path | epath.Path]:
+    """Returns what lies in a folder of `place`; nothing where there is none, or it is a file.
+
+    Raises what the bucket says, after several tries, where it cannot be seen: its is_dir() says
+    False then, and a run would start anew beside its checkpoints.
+    """
+    if not is_bucket(folder):
+        return list(folder.iterdir()) if folder.is_dir() else []
+    try:
+        return retrying(lambda: list(folder.iterdir()), os.fspath(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def absolute(path: str | os.PathLike) -> str:

@@ -7,6 +7,7 @@ there it lies under its name from the start, and is whole when it holds the mark
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
 import shutil
 import time
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mt0_tpu.errors import UserError
-from mt0_tpu.place import is_address, is_bucket, place
+from mt0_tpu.place import BUCKET, entries, is_address, is_bucket, place
 
 FOLDER = "checkpoints"
 # Orbax's own: written last of a checkpoint in a bucket, and deleted first.
@@ -22,6 +23,8 @@ MARK = "commit_success.txt"
 # Of each checkpoint, however it was made.
 _NEEDED = ("state/_METADATA", "state/manifest.ocdbt")
 _AT_ONCE = 16
+# What the library that deletes in buckets takes for patterns, and so for other runs' names.
+_PATTERNS = "*?["
 
 
 def steps_of(model_dir: str | os.PathLike) -> list[int]:
@@ -31,10 +34,7 @@ def steps_of(model_dir: str | os.PathLike) -> list[int]:
 
 def _steps(model_dir: str | os.PathLike) -> dict[int, bool]:
     """{step: whether it is whole} of all that lies under the name of a checkpoint."""
-    folder = place(model_dir) / FOLDER
-    if not folder.is_dir():
-        return {}
-    found = [one for one in folder.iterdir() if one.name.isdecimal()]
+    found = [one for one in entries(place(model_dir) / FOLDER) if one.name.isdecimal()]
     if not is_bucket(model_dir):
         return {int(one.name): True for one in found if one.is_dir()}
     with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -74,7 +74,8 @@ def delete_step(model_dir: str | os.PathLike, step: int) -> None:
     """Deletes a checkpoint in a bucket; cut off anywhere, what is left of it is none."""
     folder = place(model_dir) / FOLDER / str(step)
     (folder / MARK).unlink(missing_ok=True)
-    folder.rmtree()
+    with contextlib.suppress(FileNotFoundError):  # an answer was lost: all of it is gone
+        folder.rmtree()
 
 
 def last_saved(model_dir: str | os.PathLike) -> str:
@@ -95,14 +96,20 @@ def check_bucket(model_dir: str) -> None:
             f"MODEL_DIR is {model_dir}, and of addresses only gs://BUCKET/… can be written to: "
             "write that, or mount the bucket (docs/launching.md) and name its folder"
         )
-    if not model_dir.removeprefix("gs://").strip("/").partition("/")[2]:
+    if any(mark in model_dir for mark in _PATTERNS) or ".." in model_dir.split("/"):
+        raise UserError(
+            f"MODEL_DIR is {model_dir}; '..' and the characters {' '.join(_PATTERNS)} could lead "
+            "to another run's files there: choose a name without them"
+        )
+    if not model_dir.removeprefix(BUCKET).strip("/").partition("/")[2]:
         raise UserError(
             f"MODEL_DIR is {model_dir}, a whole bucket; name a folder in it: gs://BUCKET/NAME"
         )
     probe = place(model_dir) / f".writable-{os.getpid()}-{time.time_ns()}"
     try:
         probe.write_text("x")
-        place(model_dir).stat()  # lists
+        entries(place(model_dir))
+        entries(place(model_dir) / FOLDER)
         probe.unlink()
     except FileNotFoundError:
         raise UserError(

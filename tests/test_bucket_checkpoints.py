@@ -64,3 +64,44 @@ def test_all_jobs_read_a_run_where_it_is(run, gcs, tmp_path, capsys):
     run_folder.set_aside_damaged(run, said.append)
     assert not run_folder.steps_of(run) and "lacks state/manifest.ocdbt" in said[0]
     assert any("/3.damaged-" in one for one in gcs.names(name, "run/checkpoints/"))
+
+
+def put_checkpoint(gcs, bucket, run, step):
+    for file in ("state/_METADATA", "state/manifest.ocdbt", MARK):
+        gcs.put(bucket.removeprefix("gs://"), f"{run}/checkpoints/{step}/{file}", b"x")
+
+
+def test_a_listing_that_is_refused_is_no_empty_run(gcs, bucket):
+    put_checkpoint(gcs, bucket, "run", 6)
+    assert start_rule.find_start(f"{bucket}/run", None, True).step == 6
+    gcs.fail("GET .*prefix=run/checkpoints/", 1, 403)
+    with pytest.raises(OSError, match="Forbidden"):
+        start_rule.find_start(f"{bucket}/run", None, True)
+    gcs.fail("GET .*prefix=run/checkpoints/", 1, 403)
+    with pytest.raises(UserError, match="cannot be written"):
+        run_folder.check_bucket(f"{bucket}/run")
+    gcs.fail("GET .*prefix=run/checkpoints/", 1, 403)
+    with pytest.raises(OSError, match="Forbidden"):
+        eval_follow.found_in(f"{bucket}/run")
+    assert start_rule.find_start(f"{bucket}/run", None, True).step == 6
+
+
+@pytest.mark.parametrize("name", ["run[1]", "run*", "ru?", "a/../run"])
+def test_names_that_could_be_other_runs_are_refused(name):
+    with pytest.raises(UserError, match="could lead to another run's files"):
+        run_folder.check_bucket(f"gs://bucket/{name}")
+
+
+def test_a_save_is_whole_though_an_older_one_cannot_be_deleted(gcs, bucket, cache_dir):
+    """Refused once: the save counts, and the next one deletes both."""
+    refused = []
+
+    def watch(line):
+        if line.startswith("POST") and f"name=run/checkpoints/3/{MARK}" in line:
+            refused.append(gcs.fail(f"DELETE .*run/checkpoints/2/{MARK}", 1, 403))
+            gcs.watch = lambda line: None
+
+    gcs.watch = watch
+    keep = CheckpointConfig(save_every_steps=1, keep_last=1)
+    tiny_run.run(f"{bucket}/run", cache_dir, 4, checkpoint=keep)
+    assert refused and run_folder.steps_of(f"{bucket}/run") == [4]

@@ -104,3 +104,41 @@ def test_a_report_reads_a_run_in_a_bucket(gcs, bucket, name, tmp_path, capsys):
     assert "is in a bucket, and a report is written to local disk" in capsys.readouterr().err
     with pytest.raises(UserError, match="/other holds no files of a run"):
         bring_files(f"{bucket}/other")
+
+
+@pytest.mark.parametrize("placeholder", ["run/", "run/train/"])
+def test_an_empty_object_that_stands_for_a_folder_is_passed_over(mirror, gcs, name, placeholder):
+    gcs.put(name, placeholder, b"")
+    gcs.put(name, "run/metrics.jsonl", b"1\n")
+    here = mirror()
+    before = len(gcs.requests)
+    here.bring()
+    assert read(here, "metrics.jsonl") == "1\n" and len(gcs.requests) < before + 10
+
+
+def test_what_went_up_before_another_file_was_refused_is_remembered(mirror, gcs, name):
+    write(here := mirror(), "a.json", "1")
+    here.send()
+    write(here, "a.json", "11")
+    write(here, "b.json", "2")
+
+    def watch(line):
+        if "uploadType" in line and gcs.read(name, "run/a.json") == b"11":
+            gcs.fail("uploadType", 1000, 403)
+            gcs.watch = lambda line: None
+
+    gcs.watch = watch
+    with pytest.raises(OSError, match="Forbidden"):
+        here.send()
+    assert gcs.read(name, "run/a.json") == b"11"
+    write(here, "a.json", "111")  # and killed before it is sent
+    again = mirror()
+    again.bring()
+    assert read(again, "a.json") == "111"
+
+
+def test_every_spelling_of_an_address_is_one_folder(bucket, gcs, name, tmp_path):
+    write(here := BucketMirror(f"{bucket}/team//./run/", tmp_path / "m"), "run.json", "{}")
+    here.send()
+    assert gcs.names(name) == ["team/run/run.json"]
+    assert mirror_folder(f"{bucket}/team//run") == mirror_folder(f"{bucket}/team/run")

@@ -19,7 +19,7 @@ from mt0_tpu.errors import UserError
 from mt0_tpu.formats.weights import TensorInfo, Weights
 from mt0_tpu.models.names import LAYERS
 from mt0_tpu.models.networks import NetworkConfig
-from mt0_tpu.place import BUCKET, is_bucket, place
+from mt0_tpu.place import BUCKET, entries, is_bucket, place
 from mt0_tpu.run_folder import MARK
 
 CHECKPOINTS = "checkpoints"
@@ -47,16 +47,15 @@ def find(path: Path) -> Path | None:
             raise UserError(_half_written(given))
         return given
     for folder in (given / CHECKPOINTS, given):
-        if not folder.is_dir():
-            continue
-        steps = [one for one in folder.iterdir() if one.name.isdecimal() and _is_step(one)]
+        inside = entries(folder)
+        steps = [one for one in inside if one.name.isdecimal() and _is_step(one)]
         whole = [one for one in steps if _is_marked(one)]
         if whole:
             return max(whole, key=lambda one: int(one.name))
         if steps:
             raise UserError(_half_written(steps[0]))
         if folder.name == CHECKPOINTS:
-            for half in sorted(folder.iterdir()):
+            for half in sorted(inside):
                 if _HALF.search(half.name):
                     raise UserError(_half_written(half))
     return None
