@@ -17,7 +17,7 @@ from mt0_tpu import distributed, run_folder
 from mt0_tpu.checkpoint_saving import storage_fault
 from mt0_tpu.errors import UserError
 from mt0_tpu.formats import detect, t5x_folder
-from mt0_tpu.place import entries, is_bucket, place
+from mt0_tpu.place import CannotBeSeen, entries, is_bucket, place
 from mt0_tpu.progress import duration
 
 RUN_FILE = "run.json"
@@ -56,8 +56,9 @@ def found_in(path: str | os.PathLike) -> dict[int, str]:
     root = place(path)
     inside = root if root.name == run_folder.FOLDER else root / run_folder.FOLDER
     found = {}
-    if entries(inside):
-        for step in run_folder.steps_of(inside.parent):
+    steps = run_folder.steps_of(inside.parent)
+    if steps:
+        for step in steps:
             folder = inside / str(step)
             has_state = is_bucket(folder) or (folder / "state").is_dir()  # there the mark says so
             if has_state and (folder / "_CHECKPOINT_METADATA").exists():
@@ -131,16 +132,18 @@ def follow(
 
 def _next(path: str, done, patience: Patience, say, seen: set[int]) -> tuple[int, str] | None:
     """Waits for a checkpoint that was not given yet; None where no more will come."""
-    began, told = time.monotonic(), False
+    began, told, unseen = time.monotonic(), False, None
     while True:
         try:
             found, last = found_in(path), final_step(path)
+            unseen = None
         except Exception as error:
             fault = storage_fault(error) if is_bucket(path) else None
             if fault is None:
                 raise
-            say(f"eval: {path} cannot be seen ({fault}); trying again")
-            found, last = {}, None
+            if fault != unseen:  # said once an outage, not at every look
+                say(f"eval: waiting until {path} can be seen again: {fault}")
+            found, last, unseen = {}, None, fault
         for step, checkpoint in found.items():
             if step not in seen:
                 if not done(step):
@@ -199,10 +202,11 @@ def _verdict(path: str, error: Exception) -> tuple[str, str]:
         if path not in found_in(place(path).parent).values():
             return "gone", ""
     except Exception as unseen:
-        if storage_fault(unseen) is None:
+        fault = storage_fault(unseen)
+        if fault is None:
             raise
-        error = unseen  # nobody can tell: it is tried again
-    if isinstance(error, UserError):
+        return "unreadable", fault  # nobody can tell: it is tried again
+    if isinstance(error, UserError) and not isinstance(error, CannotBeSeen):
         return "refused", str(error)
     first = str(error).strip().partition("\n")[0][:200]
     return "unreadable", f"{type(error).__name__}: {first}"

@@ -19,7 +19,7 @@ from mt0_tpu.eval_tasks import EvalData
 from mt0_tpu.evaluator import Evaluator
 from mt0_tpu.models.networks import NetworkConfig, network
 from mt0_tpu.partitioning import MeshConfig
-from mt0_tpu.place import absolute, entries, is_address, is_bucket, place
+from mt0_tpu.place import absolute, is_address, is_bucket, place
 from mt0_tpu.reference_scores import model_of_size
 from mt0_tpu.run_folder import FOLDER, steps_of
 from mt0_tpu.start_rule import checkpoint_step
@@ -231,14 +231,13 @@ def _which(checkpoint_path, params, untrained: bool, step: int | None) -> tuple[
     if params is not None or untrained:
         return step or 0, checkpoint_path
     if step is not None:
-        inside = place(checkpoint_path) / FOLDER
-        if entries(inside):
-            there = steps_of(checkpoint_path)
+        there = steps_of(checkpoint_path)
+        if there:
             if step not in there:
                 raise UserError(
                     f"{checkpoint_path} has no checkpoint of step {step}; it has {there}"
                 )
-            return step, str(inside / str(step))
+            return step, str(place(checkpoint_path) / FOLDER / str(step))
     found = checkpoint_step(checkpoint_path)
     if step not in (None, found):
         raise UserError(f"{checkpoint_path} is step {found}, and step is {step}; leave one out")

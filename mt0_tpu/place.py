@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mt0_tpu.errors import UserError
-from mt0_tpu.retrying import retrying
 
 if TYPE_CHECKING:
     from etils import epath
@@ -21,6 +20,10 @@ BUCKET = "gs://"
 # it, unless it is told not to before it first looks at any path.
 if importlib.util.find_spec("gcsfs") is not None:
     os.environ.setdefault("EPATH_USE_TF", "false")
+
+
+class CannotBeSeen(UserError, OSError):
+    """What lies in a folder of a bucket is not known: no access, or no answer."""
 
 
 def is_address(path: str | os.PathLike) -> bool:
@@ -60,15 +63,21 @@ def spelt(address: str | os.PathLike) -> str:
 def entries(folder: Path | epath.Path) -> list[Path | epath.Path]:
     """Returns what lies in a folder of `place`; nothing where there is none, or it is a file.
 
-    Raises what the bucket says, after several tries, where it cannot be seen: its is_dir() says
-    False then, and a run would start anew beside its checkpoints.
+    Raises CannotBeSeen where the bucket, asked six times over half a minute, does not say: its
+    is_dir() is False then, and a run would start anew beside its checkpoints.
     """
     if not is_bucket(folder):
         return list(folder.iterdir()) if folder.is_dir() else []
     try:
-        return retrying(lambda: list(folder.iterdir()), os.fspath(folder))
+        return list(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except Exception as error:  # of HTTP, of the line, of the login: each library has its own
+        said = (str(error).splitlines() or [""])[0][:200]
+        raise CannotBeSeen(
+            f"what lies in {os.fspath(folder)} cannot be seen ({type(error).__name__}: {said}); "
+            "log in as someone who may list objects there, and run the same command again"
+        ) from error
 
 
 def absolute(path: str | os.PathLike) -> str:

@@ -108,8 +108,7 @@ def check_bucket(model_dir: str) -> None:
     probe = place(model_dir) / f".writable-{os.getpid()}-{time.time_ns()}"
     try:
         probe.write_text("x")
-        entries(place(model_dir))
-        entries(place(model_dir) / FOLDER)
+        entries(place(model_dir) / FOLDER)  # what a run starts from
         probe.unlink()
     except FileNotFoundError:
         raise UserError(

@@ -75,13 +75,13 @@ def test_a_listing_that_is_refused_is_no_empty_run(gcs, bucket):
     put_checkpoint(gcs, bucket, "run", 6)
     assert start_rule.find_start(f"{bucket}/run", None, True).step == 6
     gcs.fail("GET .*prefix=run/checkpoints/", 1, 403)
-    with pytest.raises(OSError, match="Forbidden"):
+    with pytest.raises(UserError, match="run/checkpoints cannot be seen .*Forbidden"):
         start_rule.find_start(f"{bucket}/run", None, True)
     gcs.fail("GET .*prefix=run/checkpoints/", 1, 403)
     with pytest.raises(UserError, match="cannot be written"):
         run_folder.check_bucket(f"{bucket}/run")
     gcs.fail("GET .*prefix=run/checkpoints/", 1, 403)
-    with pytest.raises(OSError, match="Forbidden"):
+    with pytest.raises(UserError, match="cannot be seen"):
         eval_follow.found_in(f"{bucket}/run")
     assert start_rule.find_start(f"{bucket}/run", None, True).step == 6
 
@@ -92,8 +92,27 @@ def test_names_that_could_be_other_runs_are_refused(name):
         run_folder.check_bucket(f"gs://bucket/{name}")
 
 
-def test_a_save_is_whole_though_an_older_one_cannot_be_deleted(gcs, bucket, cache_dir):
-    """Refused once: the save counts, and the next one deletes both."""
+def test_following_waits_an_outage_out(gcs, bucket, cache_dir):
+    """Refused a while and then seen: said once, nothing passed over."""
+    tiny_run.run(f"{bucket}/run", cache_dir, 1)
+    refused = gcs.fail("GET .*prefix=run/checkpoints/&", 3, 403)
+    said = []
+    patience = eval_follow.Patience(poll_seconds=0.01, timeout_minutes=1)
+    given = list(eval_follow.follow(f"{bucket}/run", lambda step: False, patience, said.append))
+    assert [step for step, _ in given] == [1] and refused.left == 0
+    assert len([one for one in said if "can be seen again" in one]) == 1
+    step, checkpoint = given[0]
+    gcs.fail("GET .*prefix=run/checkpoints/&", 1, 403)
+    kind, why = eval_follow._verdict(checkpoint, ValueError("half a file"))
+    assert kind == "unreadable" and "cannot be seen" in why
+    assert eval_follow._verdict(f"{bucket}/run/checkpoints/9", ValueError("gone"))[0] == "gone"
+
+
+@pytest.mark.parametrize("steps", [3, 4])
+def test_a_save_is_whole_though_an_older_one_cannot_be_deleted(
+    steps, gcs, bucket, cache_dir, capfd
+):
+    """Refused at step 3: that save counts, and closing the folder or the next save deletes both."""
     refused = []
 
     def watch(line):
@@ -103,5 +122,6 @@ def test_a_save_is_whole_though_an_older_one_cannot_be_deleted(gcs, bucket, cach
 
     gcs.watch = watch
     keep = CheckpointConfig(save_every_steps=1, keep_last=1)
-    tiny_run.run(f"{bucket}/run", cache_dir, 4, checkpoint=keep)
-    assert refused and run_folder.steps_of(f"{bucket}/run") == [4]
+    tiny_run.run(f"{bucket}/run", cache_dir, steps, checkpoint=keep)
+    assert refused[0].left == 0 and "could not be saved" not in capfd.readouterr().err
+    assert run_folder.steps_of(f"{bucket}/run") == [steps]
