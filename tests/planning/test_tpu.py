@@ -34,15 +34,20 @@ def mt0_plan(*flags):
     )  # fmt: skip
 
 
-def test_a_slice_of_v4():
-    done = mt0_plan(
-        "--topology=v4-8", "--json", "--gin.partitioning.PjitPartitioner.fsdp=2",
-        "--gin.partitioning.PjitPartitioner.num_partitions=2",
-    )  # fmt: skip
+def plan_of_v4_8(*flags):
+    """What `mt0 plan --json` says of that slice."""
+    done = mt0_plan("--topology=v4-8", "--json", *flags)
     assert done.returncode == 0, done.stderr
     # libtpu greets with a page about the TPU it does not find: none of it may be seen.
     assert done.stderr == "compiling for v4-8 (2x2x1): 4 chips ...\n"
-    plan = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+def test_a_slice_of_v4():
+    plan = plan_of_v4_8(
+        "--gin.partitioning.PjitPartitioner.fsdp=2",
+        "--gin.partitioning.PjitPartitioner.num_partitions=2",
+    )
     assert plan["fits"] and plan["mesh"] == {"replica": 1, "data": 1, "fsdp": 2, "tensor": 2}
     # Loops counted in full, convolutions without their padding: the formula's number.
     assert plan["flops"] * 4 == pytest.approx(plan["model_flops"], rel=0.03)
@@ -52,12 +57,10 @@ def test_a_slice_of_v4():
 
 
 def test_what_is_kept_on_the_host_is_counted_apart():
-    done = mt0_plan(
-        "--topology=v4-8", "--json", "--gin.partitioning.PjitPartitioner.fsdp=4",
+    plan = plan_of_v4_8(
+        "--gin.partitioning.PjitPartitioner.fsdp=4",
         "--gin.network.T5Config.remat_policy='minimal_offload'",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    plan = json.loads(done.stdout)
+    )
     # Rows 4, two towers of two layers, width 32, bfloat16: the layers' inputs alone, out and back.
     inputs_bytes = 4 * (64 + 32) * 32 * 2 * 2
     assert plan["memory"]["host"] >= inputs_bytes and plan["host_bytes"] >= 2 * inputs_bytes
