@@ -26,7 +26,7 @@ from mt0_tpu.planning.topologies import Topology, of_same_generation
 # that is predicted to fill more than this is not compiled.
 _FILLED = 0.8
 _MOST_MICROBATCHES = 64
-# 'minimal_offload' is left out: the formulas know no host, and 'full' is faster on every TPU.
+# 'minimal_offload' is left out: the formulas know nothing of the host.
 _POLICIES = ("none", "minimal", "full")
 
 
