@@ -4,9 +4,11 @@
     JAX_PLATFORMS=cpu python -m benchmarks.decoding mix   # predict() on inputs of many lengths
     JAX_PLATFORMS=cpu python -m benchmarks.decoding beam  # 4 beams on the first shape
     JAX_PLATFORMS=cpu python -m benchmarks.decoding parts # the towers alone, and the head's reading
+    JAX_PLATFORMS=cpu python -m benchmarks.decoding t5x   # the first shape by T5X, where installed
 
 First case: no id counts as EOS, so that no row ends early. T5X needs 7.9 CPU-s for this (2.65 with
-a gather embedding), Hugging Face 4.5, on the machine of facts/peers.md.
+a gather embedding), Hugging Face 4.5, on the machine of facts/peers.md. Beside it the same without
+blocks (decode_weights.py), by XLA's own products.
 
 The mix: lengths drawn log-normally; the column of EOS in the head is scaled so that decodes end
 anywhere. Beside predict() stands one batch after the other, sorted by length, each until its
@@ -25,13 +27,14 @@ import os
 import resource
 import sys
 import time
+import types
 from collections.abc import Callable, Iterable
 
 import jax
 import numpy as np
 
 from benchmarks.mt5_small import MT5_SMALL
-from mt0_tpu import decoding, train_state
+from mt0_tpu import decode_weights, decoding, train_state
 from mt0_tpu.decode_config import DecodeConfig
 from mt0_tpu.models.t5 import T5
 from mt0_tpu.predict import predict
@@ -64,7 +67,47 @@ def greedy() -> None:
     def work() -> np.ndarray:
         return np.asarray(decoding.greedy_decode(params, MT5_SMALL, tokens_BT, 32, eos_id=-1))
 
-    print("sum of ids", timed(["compile", *["warm"] * 5], work).sum())
+    began = time.process_time()
+    decode_weights.variables(params, MT5_SMALL, len(tokens_BT))
+    print(f"blocks laid out, once for these parameters {time.process_time() - began:.2f} CPU-s")
+    ids_BS = timed(["compile", *["warm"] * 5], work)
+    most_cores, decode_weights.MOST_CORES = decode_weights.MOST_CORES, 0
+    plain_BS = timed(["XLA's products, compile", *["XLA's products, warm"] * 5], work)
+    decode_weights.MOST_CORES = most_cores
+    print(f"sum of ids {ids_BS.sum()}, {np.mean(ids_BS == plain_BS):.0%} equal")
+
+
+def t5x() -> None:
+    """T5X's greedy decoding of the first shape, its one-hot product replaced by a gather."""
+    import t5x.decoding
+    from t5x import models
+    from t5x.examples.t5 import network
+
+    stock = network.layers.Embed
+    network.layers.Embed = lambda *args, **kw: stock(*args, **{**kw, "one_hot": False})
+    names = ("emb_dim", "num_heads", "num_encoder_layers", "num_decoder_layers", "head_dim")
+    names += ("mlp_dim", "dropout_rate", "vocab_size", "dtype", "logits_via_embedding")
+    sizes = {name: getattr(MT5_SMALL, name) for name in names}
+    module = network.Transformer(network.T5Config(**sizes, mlp_activations=("gelu", "linear")))
+    # Of a vocabulary it reads the EOS id alone.
+    vocabulary = types.SimpleNamespace(eos_id=-1)
+    model = models.EncoderDecoderModel(
+        module, vocabulary, vocabulary, None, t5x.decoding.temperature_sample
+    )
+    tokens_BT = np.random.default_rng(0).integers(3, 250000, (4, 128)).astype(np.int32)
+    batch = {"encoder_input_tokens": tokens_BT, "decoder_input_tokens": np.zeros((4, 32), np.int32)}
+
+    def init():
+        one_by_one = np.ones((1, 8), np.int32)
+        return module.init(jax.random.key(0), *[one_by_one] * 3, enable_dropout=False)
+
+    params = jax.block_until_ready(jax.jit(init)())["params"]
+    decode = jax.jit(
+        lambda params: model.predict_batch_with_aux(
+            params, batch, decoder_params={"temperature": 0.0}
+        )[0]
+    )
+    timed(["T5X, compile", *["T5X, warm"] * 5], lambda: np.asarray(decode(params)))
 
 
 def parts() -> None:
@@ -144,5 +187,5 @@ def mix() -> None:
 
 
 if __name__ == "__main__":
-    cases = {"greedy": greedy, "beam": beam, "mix": mix, "parts": parts}
+    cases = {"greedy": greedy, "beam": beam, "mix": mix, "parts": parts, "t5x": t5x}
     cases[sys.argv[1] if len(sys.argv) > 1 else "greedy"]()

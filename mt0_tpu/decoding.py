@@ -22,7 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from mt0_tpu import beam_search, encoded_inputs, partitioning, prompt_inputs, sampling
+from mt0_tpu import (
+    beam_search,
+    decode_weights,
+    encoded_inputs,
+    partitioning,
+    prompt_inputs,
+    sampling,
+)
 from mt0_tpu.decode_config import DecodeConfig
 from mt0_tpu.errors import UserError
 from mt0_tpu.models.networks import NetworkConfig, network
@@ -99,8 +106,10 @@ class Engine:
 
     def run(self, params, state: State, wanted: int) -> tuple[State, Report]:
         """Steps until `wanted` slots have ended, or all; the state given is used up."""
+        rows = state.ended_B.shape[0] * self.decode.num_decodes
+        variables = decode_weights.variables(params, self.config, rows)
         with self._on_mesh():
-            return self._run(params, state, np.int32(wanted))
+            return self._run(variables, state, np.int32(wanted))
 
     def select(self, state: State, slots_C: np.ndarray) -> State:
         """Returns a state of these slots only."""
@@ -130,7 +139,7 @@ class Engine:
             )
             with self._on_mesh():
                 return self._run.lower(
-                    jax.tree.map(placed, params, params_where),
+                    {"params": jax.tree.map(placed, params, params_where)},
                     jax.tree.map(placed, state, where),
                     wanted,
                 )
@@ -222,8 +231,8 @@ class Engine:
 
     @functools.cached_property
     def _run(self):
-        def run(params, state: State, wanted) -> tuple[State, Report]:
-            state = _steps(self, params, state, wanted)
+        def run(variables, state: State, wanted) -> tuple[State, Report]:
+            state = _steps(self, variables, state, wanted)
             report = Report(state.ended_B, *self._method.outcome(state.search))
             if self.mesh is not None:
                 whole = partitioning.replicated(self.mesh)
@@ -330,9 +339,9 @@ def _prefill(own: Engine, params, tokens_GT, lengths_G, numbers_G, seed) -> Stat
     )
 
 
-def _steps(own: Engine, params, state: State, wanted) -> State:
+def _steps(own: Engine, variables, state: State, wanted) -> State:
     """Takes steps until `wanted` inputs have ended, or all."""
-    run = functools.partial(network(own.config).apply, {"params": params})
+    run = functools.partial(network(own.config).apply, variables)
     # What no step changes stays out of the loop's state.
     fixed = {name: leaf for name, leaf in state.cache.items() if name in own.inputs.LEAVES}
     slots = state.ended_B.shape[0]

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from mt0_tpu import decoding, partitioning, train_state
+from mt0_tpu import decode_weights, decoding, partitioning, train_state
 from mt0_tpu.decode_config import DecodeConfig
 from mt0_tpu.errors import UserError
 from mt0_tpu.models.t5 import T5
@@ -28,6 +28,14 @@ def tokens(golden):
     return load_batch(golden, "decode")["encoder_input_tokens"]
 
 
+@pytest.fixture(params=["blocks", "xla"])
+def products(request, monkeypatch):
+    """Steps by blocks of kernels, whatever machine this is, and by XLA's own products."""
+    most_cores = 2**20 if request.param == "blocks" else 0
+    monkeypatch.setattr(decode_weights, "MOST_CORES", most_cores)
+
+
+@pytest.mark.usefixtures("products")
 def test_golden_ids(params, tokens, wanted):
     ids = np.asarray(decoding.greedy_decode(params, TINY, tokens, 24))
     np.testing.assert_array_equal(ids, wanted)
@@ -41,6 +49,7 @@ def test_golden_ids_on_a_mesh(params, tokens, wanted):
     np.testing.assert_array_equal(ids, wanted)
 
 
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize(
     ("name", "fields"),
     [

@@ -184,8 +184,7 @@ class Bloom(nn.Module):
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Returns float32 logits [..., V] of hidden states [..., D]: the head is the table."""
-        table_VD = self.token_embedder.embedding
-        return jnp.einsum("...d,vd->...v", hidden.astype(jnp.float32), table_VD)
+        return self.token_embedder.logits(hidden.astype(jnp.float32))
 
     def prefill(
         self, tokens_BP: jax.Array, segment_ids_BP: jax.Array | None = None

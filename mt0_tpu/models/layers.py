@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from mt0_tpu.models import row_products
+
 Initializer = Callable[..., jax.Array]
 
 KERNEL_PRODUCT = "kernel_product"  # what remat policy 'minimal' keeps
@@ -171,7 +173,10 @@ class Dense(nn.Module):
             self.bias = self.param("bias", zeros, (self.out_features,), jnp.float32)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        product = matmul(x.astype(self.dtype), self.kernel.astype(self.dtype))
+        x = x.astype(self.dtype)
+        product = row_products.from_blocks(self, "kernel", x)
+        if product is None:
+            product = matmul(x, self.kernel.astype(self.dtype))
         # A remat policy does not see into a custom gradient: it goes by this name.
         product = checkpoint_name(product, KERNEL_PRODUCT)
         return product + along_last(self.bias, product) if self.use_bias else product
@@ -337,3 +342,8 @@ class Embed(nn.Module):
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Returns vectors [..., D]; an id outside the vocabulary gives NaN, which is noticed."""
         return gather_rows(self.embedding, tokens).astype(self.dtype)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Returns float32 [..., V] of float32 [..., D]: the table as a head."""
+        logits = row_products.from_blocks(self, "embedding", hidden)
+        return jnp.einsum("...d,vd->...v", hidden, self.embedding) if logits is None else logits

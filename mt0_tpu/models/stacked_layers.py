@@ -9,6 +9,7 @@ import jax
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from mt0_tpu.models import row_products
 from mt0_tpu.models.layers import KERNEL_PRODUCT
 
 _LAYER_INPUT = "layer_input"
@@ -39,7 +40,8 @@ def scan_layers(body: Callable, length: int, remat_policy: str = "none") -> Call
         run = body
     return nn.scan(
         run,
-        variable_axes={"params": 0},
+        variable_axes={"params": 0, row_products.LAYER: 0},
+        variable_broadcast=row_products.KERNEL_BLOCKS,
         split_rngs={"params": True},
         length=length,
         metadata_params={nn.PARTITION_NAME: "layers"},

@@ -334,7 +334,7 @@ class T5(nn.Module):
         if not self.config.logits_via_embedding:
             return self.decoder.logits_dense(hidden)
         scale = jnp.float32(self.config.emb_dim**-0.5)
-        return jnp.einsum("...d,vd->...v", hidden * scale, self.token_embedder.embedding)
+        return self.token_embedder.logits(hidden * scale)
 
     def init_cache(
         self,
