@@ -177,7 +177,8 @@ def register():
 
     Returns what must live as long as the process.
     """
-    handler = numba.cfunc(types.uint64(types.uint64), cache=True)(_handler)
+    # Without numba's cache, which would not see that COLUMNS has changed.
+    handler = numba.cfunc(types.uint64(types.uint64))(_handler)
     jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(handler.ctypes), platform="cpu")
     return handler
 
