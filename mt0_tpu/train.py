@@ -177,6 +177,11 @@ def train(
     )  # fmt: skip
     base_step = position.get("base_step", start.step)
     final_step = base_step + relative_steps if relative_steps is not None else total_steps
+    if final_step != total_steps:
+        say(
+            f"TRAIN_STEPS_RELATIVE counts: {relative_steps} steps on top of {base_step}, not "
+            f"TRAIN_STEPS = {total_steps} (TRAIN_STEPS_RELATIVE=None lets that count)"
+        )
     step = first_step = int(state.step)
     if step > final_step:
         raise UserError(

@@ -172,6 +172,7 @@ def test_initial_checkpoint_with_and_without_optimizer_state(cache_dir, tmp_path
         assert summary.step == 5
         said = capfd.readouterr().err
         assert ("parameters and optimizer state" if restore else "optimizer state afresh") in said
+        assert "TRAIN_STEPS_RELATIVE counts: 2 steps on top of 3, not TRAIN_STEPS = 0" in said
 
 
 def refused(match: str, cache_dir, model_dir, **changes):
