@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from mt0_tpu import row_kernel
 from mt0_tpu.models.networks import NetworkConfig
@@ -37,7 +38,9 @@ class _Kernel(NamedTuple):
     is_table: bool
 
 
-def variables(params: Any, config: NetworkConfig, rows: int) -> dict[str, Any]:
+def variables(
+    params: Any, config: NetworkConfig, rows: int, mesh: Mesh | None = None
+) -> dict[str, Any]:
     """Returns the collections to apply the network with in steps of `rows` rows.
 
     Where blocks are of use, that is for at most MOST_ROWS rows of float32 on one CPU device of at
@@ -45,7 +48,9 @@ def variables(params: Any, config: NetworkConfig, rows: int) -> dict[str, Any]:
     to MOST_COPY_BYTES in all.
     """
     found: dict[str, Any] = {"params": params}
-    if rows > MOST_ROWS or _cores() > MOST_CORES or not _on_one_cpu(params):
+    # Parameters on one device may be about to be spread over a mesh of several.
+    spread = mesh is not None and mesh.size > 1
+    if rows > MOST_ROWS or _cores() > MOST_CORES or spread or not _on_one_cpu(params):
         return found
     kernels = list(_kernels(params, config))
     if not kernels or sum(kernel.array.nbytes for kernel in kernels) > MOST_COPY_BYTES:

@@ -107,7 +107,7 @@ class Engine:
     def run(self, params, state: State, wanted: int) -> tuple[State, Report]:
         """Steps until `wanted` slots have ended, or all; the state given is used up."""
         rows = state.ended_B.shape[0] * self.decode.num_decodes
-        variables = decode_weights.variables(params, self.config, rows)
+        variables = decode_weights.variables(params, self.config, rows, self.mesh)
         with self._on_mesh():
             return self._run(variables, state, np.int32(wanted))
 

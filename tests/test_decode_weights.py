@@ -66,10 +66,10 @@ def test_without_use_for_blocks_there_are_the_parameters_alone(monkeypatch):
     plain = {"params": params}
     assert decode_weights.variables(params, TINY, MOST_ROWS).keys() > plain.keys()
     assert decode_weights.variables(params, TINY, MOST_ROWS + 1) == plain
-    on_mesh = jax.device_put(
-        params, partitioning.replicated(partitioning.make_mesh(partitioning.MeshConfig()))
-    )
+    mesh = partitioning.make_mesh(partitioning.MeshConfig())
+    on_mesh = jax.device_put(params, partitioning.replicated(mesh))
     assert decode_weights.variables(on_mesh, TINY, 4).keys() == plain.keys()
+    assert decode_weights.variables(params, TINY, 4, mesh) == plain
     shapes = jax.eval_shape(lambda: params)
     assert decode_weights.variables(shapes, TINY, 4).keys() == plain.keys()
     monkeypatch.setattr(decode_weights, "MOST_COPY_BYTES", 1000)
@@ -127,6 +127,13 @@ def test_greedy_ids_are_the_same_with_blocks(monkeypatch):
     monkeypatch.setattr(decode_weights, "MOST_CORES", 0)
     plain = decoding.greedy_decode(params, TINY, tokens_BT, 12, eos_id=-1)
     np.testing.assert_array_equal(blocks, plain)
+
+
+def test_parameters_of_one_device_decode_on_a_mesh_of_eight():
+    mesh = partitioning.make_mesh(partitioning.MeshConfig())
+    tokens_BT = np.random.default_rng(0).integers(3, 512, (8, 9)).astype(np.int32)
+    found = decoding.greedy_decode(drawn(TINY), TINY, tokens_BT, 3, mesh=mesh)
+    assert found.shape == (8, 3)
 
 
 def test_one_device_of_a_mesh_has_blocks(monkeypatch):
