@@ -6,7 +6,6 @@ once for the arrays it is a copy of, and goes when they go.
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mt0_tpu import row_kernel
+from mt0_tpu.cores import cores_here
 from mt0_tpu.models.networks import NetworkConfig
 from mt0_tpu.models.row_products import COLUMNS, KERNEL_BLOCKS, LAYER, MOST_ROWS
 
@@ -46,11 +46,18 @@ def variables(
     Where blocks are of use, that is for at most MOST_ROWS rows of float32 on one CPU device of at
     most MOST_CORES cores, they are among them: the decoder's kernels and the head once more, up
     to MOST_COPY_BYTES in all.
+
+    Args:
+      params: of the network; blocks are made of them at the first call, in a second or two.
+      mesh: over which the steps will run.
+
+    Returns:
+      "params" as given, and with blocks KERNEL_BLOCKS and LAYER as models/row_products.py has them.
     """
     found: dict[str, Any] = {"params": params}
     # Parameters on one device may be about to be spread over a mesh of several.
     spread = mesh is not None and mesh.size > 1
-    if rows > MOST_ROWS or _cores() > MOST_CORES or spread or not _on_one_cpu(params):
+    if rows > MOST_ROWS or cores_here() > MOST_CORES or spread or not _on_one_cpu(params):
         return found
     kernels = list(_kernels(params, config))
     if not kernels or sum(kernel.array.nbytes for kernel in kernels) > MOST_COPY_BYTES:
@@ -64,11 +71,6 @@ def variables(
         _put(found[KERNEL_BLOCKS], kernel.path, _blocks(kernel))
         _put(found[LAYER], kernel.path, numbers)
     return found
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _on_one_cpu(params: Any) -> bool:

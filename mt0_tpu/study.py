@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mt0_tpu import gin_config, report
+from mt0_tpu.cores import cores_here
 from mt0_tpu.errors import UserError, did_you_mean
 from mt0_tpu.progress import duration
 
@@ -129,7 +130,7 @@ def _use_all_cores() -> None:
 
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not chosen and "JAX_NUM_CPU_DEVICES" not in os.environ:
-        cores = len(os.sched_getaffinity(0))
+        cores = cores_here()
         jax.config.update("jax_num_cpu_devices", 4 if cores >= 4 else 2 if cores >= 2 else 1)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mt0_tpu.cores import cores_here
 from mt0_tpu.data import cache_child, cache_shards, definition_files
 from mt0_tpu.data.cache_folder import finish, write_json
 from mt0_tpu.data.cache_progress import CacheProgress, table
@@ -244,7 +245,7 @@ def _cache(root, definitions, prints, todo, module, num_processes, beam, progres
     jobs = [job for job in todo if job not in linked]
     if not jobs:
         return
-    cores = num_processes or cache_shards.cores_here()
+    cores = num_processes or cores_here()
     with _sources_words():
         parts = cache_shards.plan(root, definitions, prints, jobs, cores)
     for part in parts:

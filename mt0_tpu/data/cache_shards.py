@@ -147,12 +147,6 @@ def groups(parts: Sequence[Part]) -> list[list[Part]]:
     return [*found, small] if small else found
 
 
-def cores_here() -> int:
-    """Returns the processors this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
 def write_all(
     parts: Sequence[Part],
     definitions: Mapping[str, TaskDefinition],

@@ -2,7 +2,8 @@
 
 A step of four rows does little but read kernels, mT5's head of half a gigabyte above all. XLA's
 product on a CPU takes two to three times what that reading takes; where blocks are given beside the
-parameters (row_blocks.py makes them), row_kernel.py computes the same sums at the speed of memory.
+parameters (decode_weights.py makes them), row_kernel.py computes the same products at the speed of
+memory.
 
 Collections of variables: KERNEL_BLOCKS holds [L, N, D, C] float32 in the place of a kernel
 [L, D, F], one whole stack for all layers; LAYER holds each layer's number in that stack.
