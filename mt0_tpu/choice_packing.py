@@ -160,11 +160,14 @@ def checked(
         cut_choices += sum(max_choice is not None and length > max_choice for length in lengths)
         trimmed = [_trim(choice, max_choice, eos_id) for choice in choices]
         result.append((_trim(ids, max_input, eos_id), trimmed))
-    if cut_inputs or cut_choices:
-        logging.warning(
-            "%d of %d inputs were cut to %s tokens and %d choices to %s",
-            *(cut_inputs, len(examples), max_input, cut_choices, max_choice),
-        )
+    cut = []
+    if cut_inputs:
+        cut.append(f"{cut_inputs} of {len(examples)} inputs were cut to {max_input} tokens")
+    if cut_choices:
+        verb = "" if cut else "were cut "
+        cut.append(f"{cut_choices} choices {verb}to {max_choice}")
+    if cut:
+        logging.warning("%s", " and ".join(cut))
     return result
 
 

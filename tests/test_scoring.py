@@ -130,6 +130,10 @@ def test_overlong_inputs_are_trimmed_and_counted_or_refused(caplog):
     assert ids.tolist() == [2, 3, 4, 1]
     assert choices[1].tolist() == [4, 5, 1]
     assert "1 of 1 inputs were cut to 4 tokens and 1 choices to 3" in caplog.text
+    caplog.clear()
+    choice_packing.checked(long, 4, None, "trim")
+    choice_packing.checked(long, None, 3, "trim")
+    assert caplog.messages == ["1 of 1 inputs were cut to 4 tokens", "1 choices were cut to 3"]
     with pytest.raises(UserError, match="input has 11 tokens and the limit is 4"):
         choice_packing.checked(long, 4, None, "error")
     with pytest.raises(UserError, match="Did you mean 'trim'"):
